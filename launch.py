@@ -5,8 +5,12 @@ the same command again resumes. README.md has one command per question; `--list`
 """
 
 import inspect
+import shlex
 import signal
 import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -14,15 +18,20 @@ from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
 
-from squeezenet_jax import report, sweep
-from squeezenet_jax.errors import UserError, unknown
+from squeezenet_jax import processes, report, slurm, sweep
+from squeezenet_jax.errors import UserError, check_choice, unknown
 from squeezenet_jax.progress import Progress
-from squeezenet_jax.record import FINISHED
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, with a preset: experiments/bypass.py:digits")
 LIST = flags.DEFINE_bool("list", False, "Print the planned runs with their parameters and MACs, and stop.")
 ONLY = flags.DEFINE_string("only", None, "Run a part of the sweep: bypass=simple,seed=1")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "Several processes, told by hand: host:port of process 0.")
+NUM_PROCESSES = flags.DEFINE_integer("num-processes", None, "... how many there are,")
+PROCESS_ID = flags.DEFINE_integer("process-id", None, "... and which of them this is, from 0.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where runs and report go (default: runs/<experiment>-<preset>).")
+LAUNCHER = flags.DEFINE_string("launcher", "local", "Where runs run: local, or slurm (one job array, a task per run).")
+SLURM = flags.DEFINE_string("slurm", "", "Options of --launcher slurm: partition=gpu,time=240,gpus=1")
+REPORT = flags.DEFINE_bool("report", False, "Compare what is in the workdir by now, and stop.")
 
 EXIT_WRONG_INPUT = 2
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: run the same command again
@@ -34,20 +43,48 @@ def main(argv: list[str]) -> int:
         return 0
     whole = parse(argv)
     plan = whole.only(ONLY.value) if ONLY.value else whole
+    on_slurm = check_choice("--launcher", LAUNCHER.value, ("local", "slurm")) == "slurm"
+    if SLURM.value and not on_slurm:
+        raise UserError("--slurm: is for --launcher slurm only")
+    options = slurm.parse_options(SLURM.value)
     console = Console()
     if LIST.value:
         console.print(plan_table(plan))
         return 0
     workdir = Path(WORKDIR.value or f"runs/{plan.experiment}-{plan.preset}")
+    if REPORT.value:
+        if not (workdir / sweep.MANIFEST).is_file():
+            raise UserError(f"--workdir: {workdir} holds no runs yet")
+        sweep.claim(whole, workdir)
+        show(whole, workdir, console)
+        return 0
+    if on_slurm:
+        submission = slurm.submit(plan, workdir, options, argv[1:])
+        for line in submission.lines(shlex.join(["python", *argv, "--report"])):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if not submission.pending:
+            show(whole, workdir, console)
+        return 0
     stop = StopRequest()
+    processes.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if not processes.is_main():  # it computes its part; what it writes is of no use to anybody
+        with tempfile.TemporaryDirectory() as scratch:
+            return exit_code(sweep.run(plan, Path(scratch), Progress(Console(quiet=True)), stop.requested))
     statuses = sweep.run(plan, workdir, Progress(console), stop.requested)
-    comparison = sweep.compare(whole, workdir)  # with the rows of a sweep that is run in parts
+    show(whole, workdir, console)  # with the rows of a sweep that is run in parts
+    return exit_code(statuses)
+
+
+def exit_code(statuses: Sequence[str]) -> int:
+    return 1 if "failed" in statuses else EXIT_PREEMPTED if "preempted" in statuses else 0
+
+
+def show(whole: sweep.Plan, workdir: Path, console: Console) -> None:
+    """Compares what is in the workdir: writes the report and prints its table."""
+    comparison = sweep.compare(whole, workdir)
     report.write(comparison, workdir)
     report.print_table(comparison, console)
     console.print(f"Report: {workdir / 'report.html'}", highlight=False, soft_wrap=True)
-    if stop.requested() and not all(status in FINISHED for status in statuses):
-        return EXIT_PREEMPTED
-    return 1 if "failed" in statuses else 0
 
 
 def parse(argv: list[str]) -> sweep.Plan:
@@ -90,7 +127,10 @@ def plan_table(plan: sweep.Plan) -> Table:
 
 
 class StopRequest:
-    """Turns SIGINT and SIGTERM into a wish that the training loop looks at after each step; a second one kills."""
+    """Turns SIGINT and SIGTERM into a wish that the training loop looks at after each step.
+
+    A second Ctrl-C kills; a second SIGTERM does not, because schedulers send several before they kill.
+    """
 
     def __init__(self) -> None:
         self._requested = False
@@ -99,18 +139,32 @@ class StopRequest:
 
     def _request(self, number: int, frame: object) -> None:
         self._requested = True
-        signal.signal(number, signal.SIG_DFL)
+        if number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
 
     def requested(self) -> bool:
         return self._requested
 
 
-if __name__ == "__main__":
+def run_main(argv: list[str]) -> int:
+    """`main`, with one line for whatever a person can mend."""
     try:
-        sys.exit(main(sys.argv))
+        return main(argv)
     except OSError as error:
         print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(EXIT_WRONG_INPUT)
+        return EXIT_WRONG_INPUT
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_WRONG_INPUT)
+        return EXIT_WRONG_INPUT
+    except Exception:
+        if not processes.several():
+            raise
+        traceback.print_exc()
+        return 1
+
+
+if __name__ == "__main__":
+    code = run_main(sys.argv)
+    if code and processes.several():
+        processes.leave(code)
+    sys.exit(code)

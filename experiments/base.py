@@ -35,17 +35,22 @@ DEFAULTS: dict[str, Any] = {
     "model.freeze": "none",  # none, conv1, fire2 ... fire9: the last module that keeps the weights it started from
     "model.dtype": "float32",  # of activations: float32, bfloat16; parameters stay float32
     # -- data: see PRESETS ---------------------------------------------------------------------------------------
-    "data.name": "digits",
-    "data.dir": "~/tensorflow_datasets",  # where TFDS keeps its datasets
+    "data.name": "digits",  # digits, fashion_mnist, folder, or any dataset that `prepare` or TFDS has put into data.dir
+    "data.dir": "~/tensorflow_datasets",  # where TFDS keeps its datasets; of folder: what holds train/<class>/*.jpg
     "data.train_split": "train",  # a split, or a part: train[:80%], train[80%:], train[100:200]
-    "data.eval_split": "test",
+    "data.eval_split": "",  # the same; "": test, or validation where there is no test
     "data.image_size": 16,  # px; smaller images are enlarged to it
     "data.channels": 1,
-    "data.num_classes": 10,
+    "data.num_classes": 0,  # 0: as many as the dataset has
     "data.mean": (0.5,),  # of pixels in 0..1, per channel; subtracted
     "data.std": (0.5,),  # ... and divided by
+    "data.crop": "whole",  # whole: the image, squashed; random_resized: Inception's crops, and the centre to evaluate
+    "data.crop_min_area": 0.08,  # of random_resized: the smallest crop's share of the image
+    "data.eval_resize": 256,  # of random_resized: px of the short side before the centre of image_size is cut out
     "data.crop_padding": 0,  # px of zero padding for random crops; 0: none
     "data.flip": False,  # mirror half of the images
+    "data.decoder": "auto",  # of JPEG files: pillow, simplejpeg, or auto, simplejpeg where it is installed
+    "data.workers": 0,  # processes that decode; 0: threads, one per core
     # -- optimiser -----------------------------------------------------------------------------------------------
     "optimizer.name": "adamw",  # sgd, adamw
     "optimizer.peak_lr": 2e-3,
@@ -60,12 +65,14 @@ DEFAULTS: dict[str, Any] = {
     # -- training ------------------------------------------------------------------------------------------------
     "train.epochs": 10.0,
     "train.batch_size": 32,  # of one step, over all devices
+    "train.accumulation_steps": 1,  # parts of a batch, computed one after the other: the same result in less memory
     "train.eval_batch_size": 256,
     "train.eval_every_epochs": 1.0,
     "train.log_every_steps": 20,
     "train.checkpoint_every_steps": 500,
     "train.keep_checkpoints": 2,  # the newest ones
     "train.stall_margin": 0.02,  # a training loss this close to ln(classes) has not begun to learn
+    "train.hang_minutes": 30.0,  # without any progress, after which the process ends, saying in what; 0: never
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -96,6 +103,70 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data.std": (1 / 255, 1 / 255, 1 / 255),
         "data.crop_padding": 4,
         "data.flip": True,
+    },
+    # 60,000 photographs, 32x32 px, enlarged to twice that for v1.1's stem. From JPEG files: README, "Your own images".
+    "cifar10": {
+        "model.version": "v1.1",
+        "model.geometry": "caffe",
+        "data.name": "cifar10",
+        "data.image_size": 64,
+        "data.channels": 3,
+        "data.mean": (0.491, 0.482, 0.447),
+        "data.std": (0.247, 0.243, 0.262),
+        "data.crop_padding": 8,
+        "data.flip": True,
+        "train.epochs": 20.0,
+        "train.batch_size": 64,
+    },
+    # Ten easy classes of ImageNet, 13,000 photographs (fast.ai).
+    "imagenette": {
+        "model.version": "v1.1",
+        "model.geometry": "caffe",
+        "data.name": "imagenette",
+        "data.image_size": 128,
+        "data.eval_resize": 146,
+        "data.channels": 3,
+        "data.mean": (0.485, 0.456, 0.406),
+        "data.std": (0.229, 0.224, 0.225),
+        "data.crop": "random_resized",
+        "data.crop_min_area": 0.35,
+        "data.flip": True,
+        "train.epochs": 40.0,
+        "train.batch_size": 64,
+    },
+    # 1.28 million photographs. The solver is the one in DeepScale's Caffe repository (SGD, 0.04 at batch 512, linear to
+    # 0, 68 epochs) with five epochs of warm-up; the crops are torchvision's. For accelerators.
+    "imagenet": {
+        "data.name": "imagenet2012",
+        "data.image_size": 224,
+        "data.channels": 3,
+        "data.mean": (0.485, 0.456, 0.406),
+        "data.std": (0.229, 0.224, 0.225),
+        "data.crop": "random_resized",
+        "data.flip": True,
+        "optimizer.name": "sgd",
+        "optimizer.peak_lr": 0.04,
+        "optimizer.schedule": "linear",
+        "optimizer.warmup_epochs": 5.0,
+        "train.epochs": 68.0,
+        "train.batch_size": 512,
+        "train.log_every_steps": 100,
+        "train.checkpoint_every_steps": 1000,
+    },
+    # Anybody's photographs: --config.data.dir=DIR with train/<class>/*.jpg and test/<class>/*.jpg (or val).
+    "folder": {
+        "model.version": "v1.1",
+        "model.geometry": "caffe",
+        "data.name": "folder",
+        "data.image_size": 128,
+        "data.eval_resize": 146,
+        "data.channels": 3,
+        "data.mean": (0.485, 0.456, 0.406),
+        "data.std": (0.229, 0.224, 0.225),
+        "data.crop": "random_resized",
+        "data.crop_min_area": 0.35,
+        "data.flip": True,
+        "train.epochs": 40.0,
     },
 }
 

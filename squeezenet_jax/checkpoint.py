@@ -1,66 +1,136 @@
-"""Checkpoints of a run. The one file that knows orbax."""
+"""Checkpoints of a run: `checkpoints/<step>.safetensors`, the newest few.
 
-import logging
-import shutil
-import tempfile
-from collections.abc import Callable
+One file holds the whole state: a SqueezeNet's is 15 MB, is the same on every device, and is written by one process.
+Orbax would have every process take part in every save, and does not notice a changed byte in its data. A file appears
+complete or not at all and carries a digest of its content, so a kill, a full disk or a failing one costs at most the
+steps since the file before. `safetensors.numpy.load_file` opens them, too.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
-from orbax.checkpoint import v1 as ocp
+import numpy as np
+import safetensors
+import safetensors.numpy
 
-# orbax logs some thirty lines per save through absl at INFO, and a traceback per unreadable checkpoint.
-logging.getLogger("absl").setLevel(logging.ERROR)
+from squeezenet_jax.errors import UserError
+
+Arrays = dict[str, np.ndarray]  # by path: "params/fire2/squeeze1x1/kernel"
+
+
+class Unreadable(Exception):
+    """A file that is no whole checkpoint; its text is the reason."""
 
 
 class Checkpoints:
-    """The newest `keep` states of a run, one folder per step, written so that a kill leaves none half-done."""
+    """The newest `keep` states of a run."""
 
     def __init__(self, path: Path, *, keep: int) -> None:
-        self._path = path.absolute()
-        policy = ocp.training.preservation_policies.LatestN(keep)
-        self._checkpointer = ocp.training.Checkpointer(self._path, preservation_policy=policy)
+        self._path, self._keep = path, keep
 
     def save(self, step: int, state: Any) -> None:
-        """Writes the state of `step`, unless that step has been saved before."""
-        if not any(checkpoint.step == step for checkpoint in self._checkpointer.checkpoints):
-            self._checkpointer.save(step, state, force=True)
+        """Writes the state of `step`, a tree of arrays, and removes what is older than the newest `keep`.
+
+        Raises:
+          OSError: the disk is full or read-only; what was there before still is.
+        """
+        self._path.mkdir(parents=True, exist_ok=True)
+        _write(self._path / f"{step}.safetensors", _encode(_named(jax.device_get(state))))
+        for old in steps(self._path)[: -self._keep]:
+            (self._path / f"{old}.safetensors").unlink()
 
     def restore_newest(self, like: Any, notice: Callable[[str], None]) -> Any | None:
-        """The newest readable state, with the shapes, types and shardings of `like`; None where there is none.
+        """The newest readable state as a tree of NumPy arrays like `like`; None where there is none.
 
         An unreadable one is renamed to `<step>.unreadable`, with a notice, and the one before it is tried.
+
+        Raises:
+          UserError: a sound one, of another network or program version.
         """
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-        for step in sorted((checkpoint.step for checkpoint in self._checkpointer.checkpoints), reverse=True):
+        for step in reversed(steps(self._path)):
+            path = self._path / f"{step}.safetensors"
             try:
-                return self._checkpointer.load(step, abstract)
-            except Exception as error:  # noqa: BLE001 - orbax raises whatever its storage layer raises
-                aside = self._path / f"{step}.unreadable"
-                (self._path / str(step)).rename(aside)
-                notice(f"checkpoint {step} is unreadable ({type(error).__name__}); moved to {aside}")
-                self._checkpointer.reload()  # it remembers the steps that it has seen, and would count this one as kept
+                arrays = read(path)
+            except Unreadable as error:
+                aside = path.with_suffix(".unreadable")
+                path.rename(aside)
+                notice(f"checkpoint {step} is unreadable ({error}); moved to {aside}")
+            else:
+                return _unnamed(arrays, like, path)
         return None
 
-    @classmethod
-    def read_newest(cls, path: Path, like: Any, notice: Callable[[str], None]) -> Any | None:
-        """The parts of the newest readable state that `like` names; what else was saved is left out.
 
-        Works on a copy, so that reading changes nothing. `OSError` where the folder cannot be read.
-        """
-        partly = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
-        with tempfile.TemporaryDirectory() as scratch:
-            copy = Path(scratch) / "checkpoints"
-            shutil.copytree(path, copy)
-            with ocp.Context(pytree_options=partly), cls(copy, keep=1) as checkpoints:
-                return jax.device_get(checkpoints.restore_newest(like, notice))
+def steps(path: Path) -> list[int]:
+    """The steps that a folder has checkpoints of, ascending."""
+    names = os.listdir(path) if path.is_dir() else []
+    return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"(\d+)\.safetensors", name)))
 
-    def __enter__(self) -> "Checkpoints":
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._checkpointer.close()
+def read(path: Path) -> Arrays:
+    """The arrays of one checkpoint, verified. Raises `Unreadable`."""
+    try:
+        arrays: Arrays = safetensors.numpy.load_file(path)
+        with safetensors.safe_open(path, "numpy") as file:
+            expected = (file.metadata() or {}).get("sha256")
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise Unreadable(" ".join(str(error).split()) or type(error).__name__) from None
+    if _digest(arrays) != expected:
+        raise Unreadable("its content does not match its digest")
+    return arrays
+
+
+def read_newest(path: Path) -> tuple[int, Arrays] | None:
+    """(step, arrays) of the newest readable checkpoint in a folder, which stays as it is; None where there is none."""
+    for step in reversed(steps(path)):
+        with contextlib.suppress(Unreadable):
+            return step, read(path / f"{step}.safetensors")
+    return None
+
+
+def _named(state: Any) -> Arrays:
+    paths, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in paths}
+
+
+def _unnamed(arrays: Arrays, like: Any, path: Path) -> Any:
+    shapes = {name: (x.shape, x.dtype) for name, x in arrays.items()}
+    paths, structure = jax.tree_util.tree_flatten_with_path(like)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
+    wanted = {name: (leaf.shape, leaf.dtype) for name, (_, leaf) in zip(names, paths, strict=True)}
+    if shapes != wanted:
+        differing = sorted(name for name in shapes | wanted if shapes.get(name) != wanted.get(name))
+        raise UserError(f"{path}: is of another network or program version; {differing[0]} differs")
+    return jax.tree.unflatten(structure, [arrays[name] for name in names])
+
+
+def _encode(arrays: Arrays) -> bytes:
+    return safetensors.numpy.save(arrays, metadata={"sha256": _digest(arrays)})
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Puts the file there in one step, and only once its content is on the disk."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with scratch.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        raise

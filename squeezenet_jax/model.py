@@ -90,15 +90,14 @@ class Learner(nn.Module):
     conv: Conv
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, dropout_key_B: jax.Array | None) -> jax.Array:
         arch, first = self.arch, 2
         for index, specs in enumerate(arch.groups):
             pool = index < len(arch.groups) - 1
             group = FireGroup(specs, first, pool, arch.pool_ceil, self.conv, arch.bypass_relu, name=f"group{index}")
             nn.share_scope(self, group)
             x, first = group(x), first + len(specs)
-        x = nn.Dropout(arch.dropout, name="dropout")(x, deterministic=not train)
-        return x
+        return x if dropout_key_B is None else _dropout(x, dropout_key_B, arch.dropout)
 
 
 class Classifier(nn.Module):
@@ -132,8 +131,8 @@ class SqueezeNet(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, image_BHWC: jax.Array, *, train: bool = False) -> jax.Array:
-        """Normalised images, float [B, H, W, C] -> logits, float32 [B, K]. With `train`, needs a "dropout" key."""
+    def __call__(self, image_BHWC: jax.Array, dropout_key_B: jax.Array | None = None) -> jax.Array:
+        """Normalised images, float [B, H, W, C] -> logits, float32 [B, K]; in training with a dropout key for each."""
         conv = functools.partial(
             nn.Conv,
             padding="VALID",
@@ -148,7 +147,17 @@ class SqueezeNet(nn.Module):
         classifier = Classifier(self.num_classes, self.arch, conv10, name="classifier")
         for part in (stem, learner, classifier):
             nn.share_scope(self, part)
-        return classifier(learner(stem(image_BHWC.astype(self.dtype)), train=train))
+        return classifier(learner(stem(image_BHWC.astype(self.dtype)), dropout_key_B))
+
+
+def _dropout(x: jax.Array, key_B: jax.Array, rate: float) -> jax.Array:
+    """Sets a random share `rate` of x to 0 and scales the rest up by 1 / (1 - rate).
+
+    A mask follows from its example's key alone, so it is the same in whatever batch the example is computed; linen's
+    Dropout draws one mask over the batch.
+    """
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(key_B)
+    return jnp.where(kept, x / (1 - rate), 0)
 
 
 def _initializer(name: str) -> Any:

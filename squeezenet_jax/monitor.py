@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from squeezenet_jax import objective
@@ -26,9 +27,17 @@ class Monitor:
     one of its regular checkpoints writes the lines that an uninterrupted one writes.
     """
 
-    def __init__(self, settings: Settings, directory: RunDirectory, reporter: Reporter, steps_per_epoch: float) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        directory: RunDirectory,
+        reporter: Reporter,
+        steps_per_epoch: float,
+        input_seconds: Callable[[], float],
+    ) -> None:
+        """`input_seconds` is how long the loop has waited for batches so far."""
         self._settings, self._directory, self._reporter = settings, directory, reporter
-        self._steps_per_epoch = steps_per_epoch
+        self._steps_per_epoch, self._input_seconds = steps_per_epoch, input_seconds
         self._open: list[tuple[int, objective.Tally]] = []
         self._ended: list[tuple[int, objective.Tally]] = []
         self._warned = False
@@ -48,7 +57,7 @@ class Monitor:
 
     def restart_clock(self) -> None:
         """What has passed since the last window does not count as training time."""
-        self._clock = time.perf_counter()
+        self._clock, self._waited = time.perf_counter(), self._input_seconds()
 
     def add(self, step: int, tally: objective.Tally) -> None:
         """Takes what step number `step` (from 1) returned, which may still be being computed."""
@@ -71,11 +80,12 @@ class Monitor:
             return
         last_step = ended[-1][0]
         total = objective.total([tally for _, tally in ended])
-        began = self._clock
+        began, waited = self._clock, self._waited
         self.restart_clock()
         mean = objective.means(total)
         mean |= {name: total[name] / len(ended) for name in ("grad_norm", "learning_rate")}
         mean["images_per_second"] = mean.pop("count") / (self._clock - began)
+        mean["input_wait"] = min((self._waited - waited) / (self._clock - began), 1.0)
         epoch = last_step / self._steps_per_epoch
         finite = {name: value if math.isfinite(value) else None for name, value in mean.items()}
         self.write({"split": "train", "step": last_step, "epoch": epoch} | finite)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 QUIET_SECONDS = 10.0  # between two lines where the output is no terminal
+WORTH_SAYING = 0.1  # share of the time that is spent on waiting for input
 
 
 class Progress:
@@ -18,8 +19,8 @@ class Progress:
         self._console = console
         self._finished_seconds: list[float] = []
 
-    def skip(self, name: str, number: int, total: int, status: str) -> None:
-        self._console.print(f"run {number}/{total} {name}: already {status}", highlight=False)
+    def skip(self, name: str, number: int, total: int, why: str) -> None:
+        self._console.print(f"run {number}/{total} {name}: {why}", highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def run(self, name: str, number: int, total: int) -> Iterator["RunReporter"]:
@@ -82,6 +83,8 @@ class RunReporter:
         parts = [f"step {latest['step']}/{self._total_steps}", f"loss {loss:.4f}" if loss is not None else "loss NaN"]
         if rate:
             parts.append(f"{rate:,.0f} images/s")
+        if latest["input_wait"] > WORTH_SAYING:
+            parts.append(f"waits for input {100 * latest['input_wait']:.0f} % of the time")
         return ", ".join(parts) + self._accuracy + self._time_left()
 
     def _time_left(self) -> str:

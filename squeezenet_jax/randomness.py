@@ -11,5 +11,6 @@ import enum
 class Purpose(enum.IntEnum):
     INIT = 0  # kernels at the start
     SHUFFLE = 1  # the order of the examples in an epoch
-    AUGMENT = 2  # crops and flips, per example
-    DROPOUT = 3  # per step
+    AUGMENT = 2  # padded crops and flips on the device, per step and example
+    DROPOUT = 3  # per step and example
+    CROP = 4  # random-resized crops on the host, per epoch and example

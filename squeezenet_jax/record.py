@@ -4,21 +4,24 @@ run.json       settings, overrides, command, versions, git revision, devices
 metrics.jsonl  one line per log window ("split": "train") and per evaluation ("split": "eval")
 status.json    {"status", "message"}
 checkpoints/   see `checkpoint.py`
+lock           held while a process runs it; says which
 """
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from squeezenet_jax.errors import UserError
 
 FINISHED = ("done", "stalled", "diverged")  # statuses that starting again does not change
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "tensorflow-datasets")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ml-collections", "tensorflow-datasets")
 
 
 class RunDirectory:
@@ -34,6 +37,28 @@ class RunDirectory:
         before = read_json(self.path / "run.json") or {}
         earlier = before.pop("earlier_starts", []) + ([before] if before else [])
         write_json(self.path / "run.json", {**description, **provenance(), "earlier_starts": earlier})
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[str | None]:
+        """Holds the run for this process; yields None, or who holds it already ("host, process 17").
+
+        The system releases it when the process ends, however it ends.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                yield file.read().strip() or "another process"
+                return
+            except OSError:  # a file system without locks: as good as without this
+                yield None
+                return
+            file.truncate(0)
+            file.write(f"{platform.node()}, process {os.getpid()}\n")
+            file.flush()
+            yield None
 
     @property
     def status(self) -> str:
@@ -108,7 +133,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces the file in one step: a kill leaves the old content or the new."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
+    """Replaces the file in one step: a kill or a full disk leaves the old content or the new."""
+    scratch = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")  # hosts may share the folder
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        os.replace(scratch, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        raise

@@ -22,6 +22,10 @@ FREEZES = ("none", "conv1", *(f"fire{number}" for number in range(2, 10)))
 DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "linear", "poly", "constant")
+CROPS = ("whole", "random_resized")
+DECODERS = ("auto", "pillow", "simplejpeg")
+# Fields that say where and how things are done and do not change a result.
+PLACES = {"data.dir", "data.workers", "train.hang_minutes"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +102,22 @@ class DataSettings:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop: str
+    crop_min_area: float
+    eval_resize: int
     crop_padding: int
     flip: bool
+    decoder: str
+    workers: int
 
     def __post_init__(self) -> None:
+        check_choice("data.crop", self.crop, CROPS)
+        check_choice("data.decoder", self.decoder, DECODERS)
+        _check("data.crop_min_area", self.crop_min_area, 0 < self.crop_min_area <= 1, "above 0 and at most 1")
+        if self.crop == "random_resized":
+            at_least = f"at least data.image_size, which is {self.image_size}"
+            _check("data.eval_resize", self.eval_resize, self.eval_resize >= self.image_size, at_least)
+        _check("data.workers", self.workers, self.workers >= 0, "at least 0")
         _check("data.num_classes", self.num_classes, self.num_classes >= 2, "at least 2")
         _check("data.crop_padding", self.crop_padding, self.crop_padding >= 0, "at least 0")
         for field in ("mean", "std"):
@@ -141,26 +157,37 @@ class OptimizerSettings:
 class TrainSettings:
     epochs: float
     batch_size: int
+    accumulation_steps: int
     eval_batch_size: int
     eval_every_epochs: float
     log_every_steps: int
     checkpoint_every_steps: int
     keep_checkpoints: int
     stall_margin: float
+    hang_minutes: float
 
     def __post_init__(self) -> None:
-        for field in ("batch_size", "eval_batch_size", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints"):
+        for field in (
+            "batch_size",
+            "accumulation_steps",
+            "eval_batch_size",
+            "log_every_steps",
+            "checkpoint_every_steps",
+            "keep_checkpoints",
+        ):
             value = getattr(self, field)
             _check(f"train.{field}", value, value >= 1, "at least 1")
         for field in ("epochs", "eval_every_epochs"):
             value = getattr(self, field)
             _check(f"train.{field}", value, value > 0, "above 0")
-        _check("train.stall_margin", self.stall_margin, self.stall_margin >= 0, "at least 0")
+        for field in ("stall_margin", "hang_minutes"):
+            value = getattr(self, field)
+            _check(f"train.{field}", value, value >= 0, "at least 0")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Everything that decides a run's result. Two runs with equal settings have equal curves."""
+    """Everything that decides a run's result, and `PLACES`. Two runs with equal settings have equal curves."""
 
     seed: int
     model: ModelSettings

@@ -4,6 +4,7 @@ A run's directory is `<workdir>/<its swept values>`, so running the same command
 what is not. Planning imports no jax.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -15,14 +16,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from squeezenet_jax import architecture, nested, report, settings
+from squeezenet_jax import architecture, nested, processes, report, settings
 from squeezenet_jax.data import catalog
 from squeezenet_jax.errors import UserError, check_choice, unknown
 from squeezenet_jax.progress import Progress
 from squeezenet_jax.record import FINISHED, RunDirectory, read_json, write_json
 
 MANIFEST = "experiment.json"  # in a workdir: which experiment, preset and configuration its runs belong to
-PLACES = {"data.dir"}  # fields that say where things are and do not change a result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +89,7 @@ def plan(experiment: ModuleType, preset: str, config: Mapping[str, Any], overrid
     for key, what in getattr(experiment, "REQUIRED", {}).items():
         if not base[key]:
             raise UserError(f"{key}: {experiment.__name__} needs {what}; set --config.{key}=...")
+    base = catalog.resolve(base)
     sweep: list[dict[str, Any]] = list(experiment.sweep())
     swept = list(sweep[0])
     for key in swept:
@@ -114,27 +115,43 @@ def plan(experiment: ModuleType, preset: str, config: Mapping[str, Any], overrid
 
 
 def run(plan: Plan, workdir: Path, progress: Progress, should_stop: Callable[[], bool]) -> list[str]:
-    """Runs what is not finished, one after the other, and returns every run's status."""
+    """Runs what is not finished, one after the other, and returns every run's status.
+
+    A run that another process is at is left to it: starts that share a workdir share the work. Where several processes
+    work on each run together, the main one's workdir decides what is to be run.
+    """
     directories = {planned.name: RunDirectory(workdir / planned.name) for planned in plan.runs}
-    unfinished = [planned for planned in plan.runs if directories[planned.name].status not in FINISHED]
+    unfinished = [name for name, directory in directories.items() if directory.status not in FINISHED]
+    unfinished = processes.from_main(unfinished)
     if unfinished:
         from squeezenet_jax import devices, train  # jax, only now
 
         devices.keep_compiled_programs()
-        for planned in unfinished:
-            train.check(planned.settings)
+        for planned in plan.runs:
+            if planned.name in unfinished:
+                train.check(planned.settings)
     claim(plan, workdir)
-    statuses = []
+    busy, stopped = {}, False
     for number, planned in enumerate(plan.runs, start=1):
         directory = directories[planned.name]
-        status = directory.status
-        if status in FINISHED:
-            progress.skip(planned.name, number, len(plan.runs), status)
-        elif not should_stop():
-            with progress.run(planned.name, number, len(plan.runs)) as reporter:
-                status = _run_one(plan, planned, directory, reporter, should_stop)
-        statuses.append(status)
-    return statuses
+        if planned.name not in unfinished:
+            progress.skip(planned.name, number, len(plan.runs), f"already {directory.status}")
+            continue
+        stopped = stopped or processes.should_stop(should_stop())
+        if stopped:
+            continue
+        with directory.lock() as holder:
+            if holder := processes.from_main(holder):
+                busy[planned.name] = holder
+                progress.skip(planned.name, number, len(plan.runs), f"is being run by {holder}")
+            elif processes.from_main(directory.status not in FINISHED):  # another start may have finished it meanwhile
+                with progress.run(planned.name, number, len(plan.runs)) as reporter:
+                    stopped = _run_one(plan, planned, directory, reporter, should_stop) == "preempted"
+    if busy and set(busy) == set(unfinished):
+        holders = ", ".join(dict.fromkeys(busy.values()))
+        raise UserError(f"--workdir: {workdir}: whatever is not finished there is being run by {holders}")
+    statuses = [directory.status for directory in directories.values()]
+    return ["preempted" if stopped and status not in FINISHED else status for status in statuses]
 
 
 def _run_one(
@@ -155,12 +172,16 @@ def _run_one(
     directory.write_status("running")
     try:
         status, message = train.train(planned.settings, directory, reporter, should_stop), ""
-    except UserError:
-        directory.write_status("failed", "wrong input")
+    except (UserError, OSError) as error:  # wrong input, or a disk that is full or gone: the others would fail alike
+        with contextlib.suppress(OSError):
+            directory.write_status("failed", str(error))
         raise
-    except Exception as error:  # noqa: BLE001 - whatever one run dies of, the others go on
+    except Exception as error:
         (directory.path / "error.txt").write_text(traceback.format_exc())
         status, message = "failed", f"{type(error).__name__}: {error}"
+        if processes.several():  # the others are in another place; what one of several dies of, all die of
+            directory.write_status(status, message)
+            raise
     directory.write_status(status, message)
     if status == "failed":
         reporter.notice(f"FAILED: {message.splitlines()[0]} (traceback in {directory.path / 'error.txt'})")
@@ -179,7 +200,9 @@ def claim(plan: Plan, workdir: Path) -> None:
             raise UserError(f"--workdir: {workdir} is not writable ({error.strerror})") from None
         return
     here, there = flatten(_as_json(manifest)), flatten(existing)
-    differing = [key for key in here | there if here.get(key) != there.get(key) and key.split(".", 1)[-1] not in PLACES]
+    differing = [
+        key for key in here | there if here.get(key) != there.get(key) and key.split(".", 1)[-1] not in settings.PLACES
+    ]
     if not differing and not os.access(workdir, os.W_OK):
         raise UserError(f"--workdir: {workdir} is not writable")
     if differing:

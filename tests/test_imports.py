@@ -10,9 +10,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "squeezenet_jax"
 # design: L0 knows nothing of jax; L1's modules do not know each other, save inside one folder; L2 puts them together.
 LEVEL_0 = {"errors", "nested", "architecture", "randomness", "settings"}
-LEVEL_2 = {"train", "monitor", "sweep", "commands", "export", "__main__"}
+LEVEL_2 = {"steps", "train", "monitor", "sweep", "slurm", "commands", "export", "__main__"}
 # Lower halves of level 1: they import level 0 at most.
-OWN_LEVEL = {("model", "lowering"), ("report", "record"), ("weights", "checkpoint")}
+OWN_LEVEL = {("model", "lowering"), ("report", "record"), ("weights", "checkpoint"), ("devices", "processes")}
 
 
 def modules():

@@ -138,16 +138,19 @@ def test_bfloat16_activations_float32_parameters_and_logits():
     assert convolution.dtype == jnp.bfloat16
 
 
-def test_dropout_needs_train_and_a_key():
+def test_dropout_needs_a_key_and_belongs_to_the_example():
     model = network(build("v1.1", stem="small", width=0.125))
     image = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
     params = model.init(jax.random.key(0), image)["params"]
     still = [model.apply({"params": params}, image) for _ in range(2)]
     np.testing.assert_array_equal(*still)
-    keys = [{"dropout": jax.random.key(seed)} for seed in (1, 1, 2)]
-    first, again, other = (model.apply({"params": params}, image, train=True, rngs=rngs) for rngs in keys)
+    keys = jax.random.split(jax.random.key(1), 3)
+    first, again, other = (
+        model.apply({"params": params}, image, keys[jnp.array(two)]) for two in ([0, 1], [0, 1], [2, 1])
+    )
     np.testing.assert_array_equal(first, again)
-    assert np.abs(first - other).max() > 0
+    assert np.abs(first - other)[0].max() > 0
+    np.testing.assert_allclose(first[1], other[1], rtol=1e-6)  # its own key decides
 
 
 # U(-a, a) with variance scale / fan: a = sqrt(3 scale / fan). conv1 of v1.1 has fan-in 27, fan-out 576.

@@ -11,18 +11,23 @@ from squeezenet_jax.sweep import flatten, unflatten
 
 def converted(**changes):
     flat = flatten(base.get_config().to_dict()) | {name.replace("__", "."): value for name, value in changes.items()}
-    return settings.from_config(unflatten(flat))
+    return settings.from_config(unflatten(catalog.resolve(flat)))
 
 
 def test_base_defaults_are_the_papers_network():
-    defaults = unflatten(base.DEFAULTS)
-    model = settings.from_config(defaults | {"data": defaults["data"] | {"image_size": 224}}).model
-    assert model.architecture() == architecture.V1_0
+    defaults = catalog.resolve(base.DEFAULTS | {"data.image_size": 224})
+    assert settings.from_config(unflatten(defaults)).model.architecture() == architecture.V1_0
 
 
 @pytest.mark.parametrize("preset", base.PRESETS)
-def test_every_preset_converts_and_fits_its_dataset(preset):
-    catalog.check(settings.from_config(base.get_config(preset).to_dict()).data)
+def test_every_preset_converts_and_fits_its_dataset(preset, tmp_path):
+    for name in ("train/cat", "train/dog", "val/dog"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.jpg").touch()
+    config = flatten(base.get_config(preset).to_dict()) | {"data.dir": str(tmp_path)}
+    data = settings.from_config(unflatten(catalog.resolve(config))).data
+    catalog.check(data)
+    assert preset != "folder" or (data.num_classes, data.eval_split) == (2, "validation")
 
 
 def test_presets_only_set_fields_that_base_has():
@@ -62,10 +67,10 @@ def test_wrong_values_are_refused_with_field_value_and_what_is_allowed(changes, 
 
 
 def test_a_missing_field_is_refused():
-    config = base.get_config().to_dict()
-    del config["optimizer"]["momentum"]
+    config = catalog.resolve(base.DEFAULTS)
+    del config["optimizer.momentum"]
     with pytest.raises(UserError, match=r"optimizer\.momentum missing"):
-        settings.from_config(config)
+        settings.from_config(unflatten(config))
 
 
 def test_an_int_is_taken_for_a_float_and_settings_are_hashable():

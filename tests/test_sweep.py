@@ -130,7 +130,7 @@ def test_a_failed_run_does_not_stop_the_others_and_is_tried_again(fake_training,
 
 def test_a_stop_ends_the_sweep_after_the_run_that_was_stopped(fake_training, tmp_path):
     stop = iter([False, True, True, True])
-    assert run(planned(), tmp_path, lambda: next(stop)) == ["done", "missing", "missing", "missing"]
+    assert run(planned(), tmp_path, lambda: next(stop)) == ["done", "preempted", "preempted", "preempted"]
 
 
 def contents(path):
@@ -203,13 +203,18 @@ def test_metrics_lines_torn_by_a_kill_are_dropped(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("experiments/*.py")), ids=lambda path: path.stem)
-def test_shipped_experiments_plan_on_every_preset(path):
+def test_shipped_experiments_plan_on_every_preset(path, tmp_path):
     if path.stem == "base":
         pytest.skip("not an experiment")
+    for folder in ("train/cat", "train/dog", "test/cat"):  # for the preset folder
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(30):
+            (tmp_path / folder / f"{number}.jpg").touch()
     module = sweep.load_experiment(str(path))
     for preset in base.PRESETS:
         config = module.get_config(preset)
         config.model.init_from = "weights.safetensors"  # what finetune.py asks for
+        config.data.dir = str(tmp_path)
         plan = sweep.plan(module, preset, config.to_dict(), [])
         assert plan.baseline in {run.setting for run in plan.runs}
         settings = {run.setting for run in plan.runs}

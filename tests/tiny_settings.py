@@ -4,6 +4,7 @@ from typing import Any
 
 from experiments import base
 from squeezenet_jax import settings
+from squeezenet_jax.data import catalog
 from squeezenet_jax.settings import Settings
 from squeezenet_jax.sweep import flatten, unflatten
 
@@ -24,4 +25,4 @@ TINY = {
 def make_settings(**overrides: Any) -> Settings:
     """Settings of a tiny run on digits; `model__bypass="simple"` sets model.bypass."""
     dotted = {name.replace("__", "."): value for name, value in overrides.items()}
-    return settings.from_config(unflatten(flatten(base.get_config().to_dict()) | TINY | dotted))
+    return settings.from_config(unflatten(catalog.resolve(flatten(base.get_config().to_dict()) | TINY | dotted)))

@@ -1,19 +1,21 @@
 """Batches as pure functions: of (seed, step) in training, of the position in evaluation.
 
 A batch is {"image": uint8 [B, H, W, C], "label": int32 [B], "mask": int32 [B], "index": int32 [B]}; `mask` is 0 on
-padding, `index` is the example's place in its split.
+padding and on images that cannot be read, whose names are under "unreadable"; `index` is the example's place in its
+split. With `rows`, only that stretch of the batch is read: the part of one of several processes.
+Read next: `loader.py`, which makes batches ahead of time.
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from squeezenet_jax.data.sources import Source
 from squeezenet_jax.randomness import Purpose
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +25,7 @@ class TrainBatches:
     source: Source
     batch_size: int
     seed: int
+    rows: tuple[int, int | None] = (0, None)  # start, stop
 
     @property
     def steps_per_epoch(self) -> float:
@@ -30,29 +33,34 @@ class TrainBatches:
 
     def batch_at(self, step: int) -> Batch:
         """The batch of one step; needs nothing of the steps before it."""
-        position = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        position = np.arange(step * self.batch_size, (step + 1) * self.batch_size)[slice(*self.rows)]
         epoch, place = np.divmod(position, len(self.source))
         parts = [_order(self.seed, int(e), len(self.source))[place[epoch == e]] for e in np.unique(epoch)]
-        return _gather(self.source, np.concatenate(parts))
+        index = np.concatenate(parts)
+        seed, purpose = np.full_like(index, self.seed), np.full_like(index, Purpose.CROP)
+        draw = np.stack([seed, purpose, epoch, index], axis=1)
+        return {**self.source.read(index, draw), "index": index.astype(np.int32)}
 
 
-def eval_batches(source: Source, batch_size: int) -> Iterator[Batch]:
+@dataclasses.dataclass(frozen=True)
+class EvalBatches:
     """Every example once, in order; the last batch is filled up with masked copies of the first example."""
-    for start in range(0, len(source), batch_size):
-        index = np.arange(start, start + batch_size)
-        real = index < len(source)
-        yield _gather(source, np.where(real, index, 0)) | {"mask": real.astype(np.int32)}
+
+    source: Source
+    batch_size: int
+    rows: tuple[int, int | None] = (0, None)  # start, stop
+
+    def __len__(self) -> int:
+        return -(-len(self.source) // self.batch_size)
+
+    def batch_at(self, position: int) -> Batch:
+        index = np.arange(position * self.batch_size, (position + 1) * self.batch_size)[slice(*self.rows)]
+        real = index < len(self.source)
+        index = np.where(real, index, 0)
+        batch = self.source.read(index, None)
+        return {**batch, "mask": batch["mask"] * real.astype(np.int32), "index": index.astype(np.int32)}
 
 
 @functools.lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, size: int) -> np.ndarray:
     return np.random.default_rng([seed, Purpose.SHUFFLE, epoch]).permutation(size)
-
-
-def _gather(source: Source, index: np.ndarray) -> Batch:
-    return {
-        "image": source.image[index],
-        "label": source.label[index],
-        "mask": np.ones(len(index), np.int32),
-        "index": index.astype(np.int32),
-    }

@@ -1,11 +1,17 @@
-"""The datasets that can be named in `data.name`, and whether a config fits them. Standard library only."""
+"""What a dataset holds, and whether a config fits it: known names, TFDS directories, folders. Standard library only."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from squeezenet_jax.errors import UserError, check_choice, unknown
+from squeezenet_jax.data import folder
+from squeezenet_jax.errors import UserError, unknown
 from squeezenet_jax.settings import DataSettings
+
+FOLDER = "folder"  # the data.name of images in class folders below data.dir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,8 +24,12 @@ class DatasetInfo:
 DATASETS = {
     # Alpaydin & Kaynak, the test half of UCI "optdigits"; scikit-learn ships all 1,797. Split in `sources.py`.
     "digits": DatasetInfo({"train": 1433, "test": 364}, num_classes=10, channels=1),
-    # Xiao et al., arXiv 1708.07747.
+    # Xiao et al., arXiv 1708.07747. Prepared when it is first read.
     "fashion_mnist": DatasetInfo({"train": 60_000, "test": 10_000}, num_classes=10, channels=1),
+    # These can be planned with before they are there; `python -m squeezenet_jax prepare` makes them.
+    "cifar10": DatasetInfo({"train": 50_000, "test": 10_000}, num_classes=10, channels=3),  # Krizhevsky 2009
+    "imagenette": DatasetInfo({"train": 9_469, "validation": 3_925}, num_classes=10, channels=3),  # fast.ai, v2
+    "imagenet2012": DatasetInfo({"train": 1_281_167, "validation": 50_000}, num_classes=1000, channels=3),
 }
 
 
@@ -32,25 +42,82 @@ class Split:
     stop: int
 
 
+def info(name: str, data_dir: str) -> DatasetInfo:
+    """What `name` holds: read from `data_dir` where it is there, else what is known of it."""
+    if name == FOLDER:
+        found = folder.scan(data_dir)
+        sizes = {split: len(items) for split, items in found.splits.items()}
+        return DatasetInfo(sizes, len(found.class_names), channels=3)
+    directory = tfds_directory(name, data_dir)
+    if directory is not None:
+        return _tfds_info(directory)
+    if name not in DATASETS:
+        raise unknown("data.name", name, dict.fromkeys([*DATASETS, FOLDER, *_tfds_names(data_dir)]))
+    return DATASETS[name]
+
+
+def tfds_directory(name: str, data_dir: str) -> Path | None:
+    """The newest version of a dataset (`name`, or `name/config`) below TFDS's directory; None where there is none."""
+    versions = (Path(data_dir).expanduser() / name).glob("*.*.*/features.json")
+    by_number = {tuple(map(int, path.parent.name.split("."))): path.parent for path in versions if _is_version(path)}
+    return by_number[max(by_number)] if by_number else None
+
+
+def _is_version(features: Path) -> bool:
+    return re.fullmatch(r"\d+\.\d+\.\d+", features.parent.name) is not None
+
+
+def _tfds_names(data_dir: str) -> list[str]:
+    base = Path(data_dir).expanduser()
+    found = [*base.glob("*/*.*.*/features.json"), *base.glob("*/*/*.*.*/features.json")]
+    return sorted({str(path.parents[1].relative_to(base)) for path in found})
+
+
+def _tfds_info(directory: Path) -> DatasetInfo:
+    try:
+        splits = json.loads((directory / "dataset_info.json").read_text())["splits"]
+        features: dict[str, Any] = json.loads((directory / "features.json").read_text())["featuresDict"]["features"]
+        if missing := {"image", "label"} - set(features):
+            has = ", ".join(features)
+            raise UserError(f'{directory}: has no feature "{", ".join(sorted(missing))}"; it has {has}')
+        sizes = {split["name"]: sum(map(int, split["shardLengths"])) for split in splits}
+        channels = int(features["image"]["image"]["shape"]["dimensions"][-1])
+        return DatasetInfo(sizes, int(features["label"]["classLabel"]["numClasses"]), channels)
+    except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{directory}: damaged data set ({error!r}); delete it and start again") from error
+
+
+def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A flat config with what it leaves to the dataset: `data.num_classes` 0 and `data.eval_split` "" are filled in."""
+    filled = dict(config)
+    if not config["data.num_classes"] or not config["data.eval_split"]:
+        found = info(config["data.name"], config["data.dir"])
+        filled["data.num_classes"] = config["data.num_classes"] or found.num_classes
+        held_out = [split for split in ("test", "validation") if split in found.splits]
+        filled["data.eval_split"] = config["data.eval_split"] or next(iter(held_out), "test")
+    return filled
+
+
 def check(data: DataSettings) -> None:
     """Raises `UserError` where name, splits, classes or channels do not fit the dataset."""
-    info = DATASETS[check_choice("data.name", data.name, DATASETS)]
-    allowed = {"num_classes": (info.num_classes,), "channels": (1, 3) if info.channels == 1 else (info.channels,)}
+    found = info(data.name, data.dir)
+    allowed = {"num_classes": (found.num_classes,), "channels": (1, 3)}
     for field, values in allowed.items():
         if getattr(data, field) not in values:
             expected = " or ".join(map(str, values))
             raise UserError(f"data.{field}: {getattr(data, field)} does not match {data.name}; it must be {expected}")
-    parse_split("data.train_split", data.train_split, data.name)
-    parse_split("data.eval_split", data.eval_split, data.name)
+    for field in ("train_split", "eval_split"):
+        parse_split(f"data.{field}", getattr(data, field), data.name, found)
 
 
-def parse_split(field: str, text: str, dataset: str) -> Split:
+def parse_split(field: str, text: str, dataset: str, found: DatasetInfo) -> Split:
     """Reads a part as TFDS writes it: `train`, `train[:80%]`, `train[100:200]`; percentages round to nearest."""
-    splits = DATASETS[dataset].splits
     match = re.fullmatch(r"(\w+)(?:\[(\d+%?)?:(\d+%?)?\])?", text)
-    if not match or match[1] not in splits:
-        raise unknown(field, text, splits)
-    size = splits[match[1]]
+    if not match or match[1] not in found.splits:
+        raise unknown(field, text, found.splits)
+    size = found.splits[match[1]]
 
     def position(bound: str | None, default: int) -> int:
         if bound is None:
@@ -59,5 +126,5 @@ def parse_split(field: str, text: str, dataset: str) -> Split:
 
     split = Split(match[1], position(match[2], 0), position(match[3], size))
     if not 0 <= split.start < split.stop <= size:
-        raise UserError(f"{field}: {text} is examples {split.start}:{split.stop}; {match[1]} has 0:{size}")
+        raise UserError(f"{field}: {text} is examples {split.start}:{split.stop}; {match[1]} of {dataset} has 0:{size}")
     return split

@@ -1,50 +1,149 @@
-"""Whole splits in memory, as arrays. Read next: `batches.py`."""
+"""A split as a source of examples: decoded in memory where that fits, decoded when they are asked for elsewhere.
+
+Letters: N examples, B batch, H, W, C. Read next: `batches.py`.
+"""
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
-from squeezenet_jax.data import catalog
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.data import catalog, decoding, folder
 from squeezenet_jax.settings import DataSettings
+
+IN_MEMORY_BYTES = 2 << 30  # whole images up to this much are decoded once, and kept
+
+Examples = dict[str, Any]  # "image" uint8 [B, H, W, C]; "label", "mask" int32 [B]; "unreadable": names
+
+
+class Source(Protocol):
+    """N examples; an unreadable one has mask 0 and a black image."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index_B: np.ndarray, draw_B: np.ndarray | None) -> Examples:
+        """The examples at `index_B`. In training `draw_B` has a seed for each; without it nothing is drawn."""
+        ...
+
+
+class Records(Protocol):
+    """Encoded images with their labels, as they lie on disk."""
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, index: Sequence[int]) -> list[tuple[bytes, int]]: ...
+
+    def name(self, index: int) -> str: ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """N examples: `image` uint8 [N, H, W, C], `label` int32 [N]."""
+class InMemory:
+    """`image` uint8 [N, H, W, C], `label` int32 [N]; `unreadable` are places in it, with names."""
 
     image: np.ndarray
     label: np.ndarray
+    unreadable: tuple[tuple[int, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.label)
 
+    def read(self, index_B: np.ndarray, draw_B: np.ndarray | None = None) -> Examples:
+        bad = dict(self.unreadable)
+        mask = np.array([index not in bad for index in index_B] if bad else np.ones(len(index_B)), np.int32)
+        names = [bad[index] for index in index_B if index in bad] if bad else []
+        return {"image": self.image[index_B], "label": self.label[index_B], "mask": mask, "unreadable": names}
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Images that are decoded, cropped and resized each time they are read."""
+
+    records: Records
+    data: DataSettings
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def read(self, index_B: np.ndarray, draw_B: np.ndarray | None = None) -> Examples:
+        size, channels = self.data.image_size, self.data.channels
+        image = np.zeros((len(index_B), size, size, channels), np.uint8)
+        mask = np.ones(len(index_B), np.int32)
+        names = []
+        fetched = self.records.fetch([int(index) for index in index_B])
+        for place, (content, _) in enumerate(fetched):
+            try:
+                image[place] = self._decode(content, None if draw_B is None else draw_B[place])
+            except decoding.Undecodable as error:
+                mask[place] = 0
+                names.append(f"{self.records.name(int(index_B[place]))}: {error}")
+        label = np.array([label for _, label in fetched], np.int32)
+        return {"image": image, "label": label, "mask": mask, "unreadable": names}
+
+    def _decode(self, content: bytes, draw: np.ndarray | None) -> np.ndarray:
+        data = self.data
+        if data.crop == "whole":
+            return decoding.whole(content, data.image_size, data.channels, decoder=data.decoder)
+        if draw is None:
+            return decoding.centre_crop(
+                content, data.image_size, data.channels, resize=data.eval_resize, decoder=data.decoder
+            )
+        return decoding.random_resized_crop(
+            content,
+            data.image_size,
+            data.channels,
+            np.random.default_rng(draw),
+            min_area=data.crop_min_area,
+            decoder=data.decoder,
+        )
+
 
 def load(data: DataSettings, field: str) -> Source:
-    """Reads the split that `data.<field>` (`train_split` or `eval_split`) names, at `data.image_size`.
+    """The split that `data.<field>` (`train_split` or `eval_split`) names, at `data.image_size`.
 
     Where the dataset is grey and `data.channels` is 3, the three are the same.
     """
-    split = catalog.parse_split(f"data.{field}", getattr(data, field), data.name)
-    image, label = _read(data.name, split.name, data.dir, data.image_size)
-    image, label = image[split.start : split.stop], label[split.start : split.stop]
-    return Source(np.broadcast_to(image, (*image.shape[:3], data.channels)), label)
+    return _load(data, field, getattr(data, field))
 
 
-@functools.lru_cache(maxsize=4)  # a sweep's runs read the same splits
-def _read(name: str, split: str, data_dir: str, image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    if name == "digits":
-        image, label = _digits(split)
-    else:
-        from squeezenet_jax.data import tfds_source
+@functools.lru_cache(maxsize=2)  # a sweep's runs read the same two
+def _load(data: DataSettings, field: str, text: str) -> Source:
+    found = catalog.info(data.name, data.dir)
+    if data.name == "digits":
+        split = catalog.parse_split(f"data.{field}", text, data.name, found)
+        image, label = _digits(split.name)
+        image, label = _resize(image, data.image_size)[split.start : split.stop], label[split.start : split.stop]
+        return InMemory(np.broadcast_to(image, (*image.shape[:3], data.channels)), label)
+    records = _records(data, field, text)
+    channels = min(data.channels, found.channels)
+    source = Encoded(records, dataclasses.replace(data, channels=channels, mean=data.mean[:1], std=data.std[:1]))
+    if data.crop == "whole" and len(records) * data.image_size**2 * channels <= IN_MEMORY_BYTES:
+        return _in_memory(source, data.channels)
+    return Encoded(records, data)
 
-        image, label = tfds_source.read_split(name, split, data_dir)
-    expected = catalog.DATASETS[name].splits[split]
-    if len(label) != expected:
-        raise UserError(f"data.name: {name} has {len(label)} examples in {split}, {expected} were expected")
-    return _resize(image, image_size), label
+
+def _records(data: DataSettings, field: str, text: str) -> Records:
+    if data.name == catalog.FOLDER:
+        split = catalog.parse_split(f"data.{field}", text, data.name, catalog.info(data.name, data.dir))
+        return folder.records(data.dir, split.name, split.start, split.stop)
+    from squeezenet_jax.data import tfds_source
+
+    directory = tfds_source.prepared(data.name, data.dir)
+    split = catalog.parse_split(f"data.{field}", text, data.name, catalog.info(data.name, data.dir))
+    return tfds_source.TfdsRecords(directory, split.name, split.start, split.stop)
+
+
+def _in_memory(source: Encoded, channels: int) -> InMemory:
+    stretches = np.array_split(np.arange(len(source)), max(len(source) // 1000, 1))
+    with ThreadPoolExecutor() as pool:
+        parts = list(pool.map(source.read, stretches))
+    image, label, mask = (np.concatenate([part[name] for part in parts]) for name in ("image", "label", "mask"))
+    names = [name for part in parts for name in part["unreadable"]]
+    unreadable = tuple(zip(map(int, np.flatnonzero(mask == 0)), names, strict=True))
+    return InMemory(np.broadcast_to(image, (*image.shape[:3], channels)), label, unreadable)
 
 
 def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -63,13 +162,8 @@ def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
     return image[chosen], label[chosen]
 
 
-def _resize(image_NHWC: np.ndarray, size: int) -> np.ndarray:
+def _resize(image_NHW1: np.ndarray, size: int) -> np.ndarray:
     """Bilinear, to `size` x `size`."""
-    if image_NHWC.shape[1:3] == (size, size):
-        return image_NHWC
-    out = np.empty((len(image_NHWC), size, size, image_NHWC.shape[-1]), np.uint8)
-    for source, target in zip(image_NHWC, out, strict=True):
-        for channel in range(source.shape[-1]):
-            picture = Image.fromarray(source[..., channel])
-            target[..., channel] = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
-    return out
+    pictures = (Image.fromarray(image[..., 0]) for image in image_NHW1)
+    resized = [np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)) for picture in pictures]
+    return np.stack(resized)[..., None]

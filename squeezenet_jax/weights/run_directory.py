@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from squeezenet_jax import settings
+from squeezenet_jax import checkpoint, settings
 from squeezenet_jax.errors import UserError
-from squeezenet_jax.weights.bundle import Preprocessing, Weights, flatten, parameter_shapes, unflatten
+from squeezenet_jax.weights.bundle import Preprocessing, Weights, parameter_shapes, unflatten
 from squeezenet_jax.weights.infer import Wishes, to_float32
 from squeezenet_jax.weights.metadata import parse_json
 
@@ -27,7 +27,7 @@ def read(path: Path, wishes: Wishes, provenance: Mapping[str, str]) -> Weights:
     except OverflowError:  # a width of 1e308
         raise UserError("run.json: has settings out of all bounds") from None
     step, params = _newest_params(path / "checkpoints", config)
-    tensors = {name: to_float32(np.asarray(x)) for name, x in flatten(params).items()}
+    tensors = {name: to_float32(x) for name, x in params.items()}
     origin = {name: str(run[name]) for name in ("experiment", "preset", "git") if isinstance(run.get(name), str)}
     return Weights(
         config.model.architecture(),
@@ -57,29 +57,21 @@ def _read_run_json(path: Path) -> dict[str, Any]:
     return run
 
 
-def _newest_params(path: Path, config: settings.Settings) -> tuple[int, Any]:
-    """(step, parameters), restored from a copy: reading a run must not change it, not even set a checkpoint aside."""
-    import jax
-
-    from squeezenet_jax import checkpoint
-
+def _newest_params(path: Path, config: settings.Settings) -> tuple[int, dict[str, np.ndarray]]:
+    """(step, parameters by path), checked against the network's shapes."""
     if not path.is_dir():
         raise UserError("the run has no checkpoints")
+    try:
+        newest = checkpoint.read_newest(path)
+    except OSError as error:
+        raise UserError(f"its checkpoints cannot be read ({type(error).__name__})") from None
+    if newest is None:
+        raise UserError(f"has no readable checkpoint ({len(checkpoint.steps(path))} unreadable)")
+    step, arrays = newest
+    params = {name.removeprefix("params/"): x for name, x in arrays.items() if name.startswith("params/")}
     shapes = parameter_shapes(
         config.model.architecture(), channels=config.data.channels, num_classes=config.data.num_classes
     )
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = {
-        "step": jax.ShapeDtypeStruct((), np.int32, sharding=place),
-        "params": unflatten(
-            {name: jax.ShapeDtypeStruct(shape, np.float32, sharding=place) for name, shape in shapes.items()}
-        ),
-    }
-    notices: list[str] = []
-    try:
-        state = checkpoint.Checkpoints.read_newest(path, like, notices.append)
-    except OSError as error:  # shutil.Error is one
-        raise UserError(f"its checkpoints cannot be read ({type(error).__name__})") from None
-    if state is None:
-        raise UserError(f"has no readable checkpoint ({len(notices)} unreadable)")
-    return int(state["step"]), state["params"]
+    if {name: x.shape for name, x in params.items()} != shapes:
+        raise UserError("its newest checkpoint does not fit the settings in run.json")
+    return step, params

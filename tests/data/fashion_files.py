@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from tensorflow_datasets.core import hashing
+from tiny_settings import make_settings
 
-from squeezenet_jax.data import tfds_builders
-from squeezenet_jax.data.tfds_source import read_split
+from squeezenet_jax.data import sources, tfds_builders
 
 REPOSITORY = Path(tfds_builders.__file__).parents[2]
 REAL_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -23,6 +23,17 @@ needs_real_files = pytest.mark.skipif(
     not all((REAL_FOLDER / name).exists() for name in NAMES),
     reason=f"no Fashion-MNIST in {REAL_FOLDER}; apt-get install dataset-fashion-mnist",
 )
+
+
+def read_split(name: str, split: str, data_dir: str, *, size: int = 28, channels: int = 1) -> tuple[Any, Any]:
+    """What training reads: images [N, size, size, channels] and labels."""
+    sources._load.cache_clear()
+    data = make_settings(
+        data__name=name, data__dir=data_dir, data__train_split=split, data__image_size=size, data__channels=channels
+    ).data
+    source = sources.load(data, "train_split")
+    assert isinstance(source, sources.InMemory) and not source.unreadable
+    return source.image, source.label
 
 
 def idx_files(seed: int) -> dict[str, bytes]:

@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from squeezenet_jax.data import batches, catalog
-from squeezenet_jax.data.batches import TrainBatches, eval_batches
-from squeezenet_jax.data.sources import Source, load
+from squeezenet_jax.data.batches import EvalBatches, TrainBatches
+from squeezenet_jax.data.sources import InMemory, load
 from squeezenet_jax.errors import UserError
 
 
 def source(size):
-    return Source(np.arange(size, dtype=np.uint8).reshape(size, 1, 1, 1), np.arange(size, dtype=np.int32))
+    return InMemory(np.arange(size, dtype=np.uint8).reshape(size, 1, 1, 1), np.arange(size, dtype=np.int32))
 
 
 @given(size=st.integers(1, 40), batch_size=st.integers(1, 50), seed=st.integers(0, 2**32 - 1))
@@ -44,10 +44,22 @@ def test_images_and_labels_belong_together():
     assert (batch["image"].dtype, batch["label"].dtype) == (np.uint8, np.int32)
 
 
+@pytest.mark.parametrize("kind", [TrainBatches, EvalBatches])
+def test_the_rows_of_two_processes_are_one_batch(kind):
+    """Also where a batch spans two epochs, and where the last one is padded."""
+    more = (5,) if kind is TrainBatches else ()
+    whole, first, second = (kind(source(20), 8, *more, rows=rows) for rows in ((0, None), (0, 4), (4, 8)))
+    for position in range(3):
+        parts = [batches.batch_at(position) for batches in (first, second)]
+        for name, array in whole.batch_at(position).items():
+            np.testing.assert_array_equal(array, np.concatenate([part[name] for part in parts]))
+
+
 @given(size=st.integers(1, 40), batch_size=st.integers(1, 50))
 def test_evaluation_counts_every_example_once(size, batch_size):
     seen = []
-    for batch in eval_batches(source(size), batch_size):
+    batches = EvalBatches(source(size), batch_size)
+    for batch in map(batches.batch_at, range(len(batches))):
         assert len(batch["image"]) == batch_size
         seen += list(batch["index"][batch["mask"] == 1])
     assert seen == list(range(size))
@@ -80,7 +92,7 @@ def test_images_are_enlarged_to_image_size(tiny):
     [("train", (0, 1433)), ("train[:80%]", (0, 1146)), ("train[80%:]", (1146, 1433)), ("train[10:20]", (10, 20))],
 )
 def test_parts_of_a_split(text, expected):
-    split = catalog.parse_split("data.train_split", text, "digits")
+    split = catalog.parse_split("data.train_split", text, "digits", catalog.DATASETS["digits"])
     assert (split.name, split.start, split.stop) == ("train", *expected)
 
 
@@ -89,10 +101,10 @@ def test_parts_of_a_split(text, expected):
     [
         ("tran", 'data.train_split: unknown value "tran"; allowed: train, test; did you mean "train"'),
         ("train[80]", "unknown value"),
-        ("train[:2000]", "data.train_split: train.* is examples 0:2000; train has 0:1433"),
+        ("train[:2000]", "data.train_split: train.* is examples 0:2000; train of digits has 0:1433"),
         ("train[20:20]", "is examples 20:20"),
     ],
 )
 def test_wrong_splits_are_refused(text, message):
     with pytest.raises(UserError, match=message):
-        catalog.parse_split("data.train_split", text, "digits")
+        catalog.parse_split("data.train_split", text, "digits", catalog.DATASETS["digits"])

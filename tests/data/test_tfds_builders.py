@@ -25,10 +25,10 @@ from fashion_files import (
     needs_real_files,
     no_network_and_no_package,
     put,
+    read_split,
 )
 
 from squeezenet_jax.data import tfds_builders
-from squeezenet_jax.data.tfds_source import read_split
 from squeezenet_jax.errors import UserError
 
 

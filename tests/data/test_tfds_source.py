@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from fashion_files import REPOSITORY, TINY_SIZES, arrays, assert_reads, listing, needs_real_files, put
+from fashion_files import REPOSITORY, arrays, assert_reads, listing, needs_real_files, put, read_split
 from PIL import Image
 
-from squeezenet_jax.data.tfds_source import read_split
 from squeezenet_jax.errors import UserError
 
 
@@ -51,31 +50,12 @@ def test_splits_in_tfds_notation(tiny_files, tmp_path):
     part, part_label = read_split("fashion_mnist", "train[10:20]", str(tmp_path))
     np.testing.assert_array_equal(part, image[10:20])
     np.testing.assert_array_equal(part_label, label[10:20])
-    assert len(read_split("fashion_mnist", "train+test", str(tmp_path))[0]) == sum(TINY_SIZES.values())
-
-
-@pytest.mark.parametrize(
-    "split, message",
-    [
-        ("trian", 'data.eval_split: unknown value "trian"; allowed: train, test; did you mean "train"?'),
-        ("", 'data.eval_split: unknown value ""; allowed: train, test'),
-        ("validation[:10]", 'data.eval_split: unknown value "validation[:10]"; allowed: train, test'),
-        ("train[:41]", 'data.eval_split: "train[:41]" is not a part of fashion_mnist (train: 40, test: 12 examples)'),
-        ("train[", 'data.eval_split: "train[" is not a part of'),
-        ("train[3:3]", 'data.eval_split: "train[3:3]" of fashion_mnist selects no example'),
-    ],
-)
-def test_refuses_a_wrong_split(tiny_files, tmp_path, split, message):
-    put(tiny_files, tmp_path / "downloads" / "manual")
-    with pytest.raises(UserError) as caught:
-        read_split("fashion_mnist", split, str(tmp_path), field="data.eval_split")
-    assert str(caught.value).startswith(message)
 
 
 def test_refuses_an_unknown_or_unprepared_data_set(tmp_path):
-    with pytest.raises(UserError, match='"fashion_mnst"; allowed: fashion_mnist; did you mean "fashion_mnist"'):
+    with pytest.raises(UserError, match=r'"fashion_mnst"; allowed: .*; did you mean "fashion_mnist"'):
         read_split("fashion_mnst", "train", str(tmp_path))
-    with pytest.raises(UserError, match="cifar10 is not prepared there"):
+    with pytest.raises(UserError, match="has no cifar10; prepare it there: python -m squeezenet_jax prepare"):
         read_split("cifar10", "train", str(tmp_path))
     assert not listing(tmp_path)
 
@@ -102,26 +82,22 @@ class ColourPatches(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield key, {"image": file.getvalue(), "label": key}
 
 
-def test_reads_any_prepared_data_set(tmp_path):
+@pytest.mark.parametrize("shape", [(6, 5, 3), (None, None, 3)])
+def test_reads_any_prepared_data_set(tmp_path, monkeypatch, shape):
+    monkeypatch.setattr(ColourPatches, "shape", shape)
     ColourPatches(data_dir=tmp_path, file_format="array_record").download_and_prepare()
-    image, label = read_split("colour_patches", "train", str(tmp_path))
-    assert image.shape == (4, 6, 5, 3) and sorted(label) == [0, 1, 2, 3]
+    image, label = read_split("colour_patches", "train", str(tmp_path), size=8, channels=3)
+    assert image.shape == (4, 8, 8, 3) and sorted(label) == [0, 1, 2, 3]
     for row, key in zip(image, label, strict=True):
-        np.testing.assert_allclose(row.astype(int), np.broadcast_to((60 * key, 100, 200), (6, 5, 3)), atol=2)  # JPEG
+        np.testing.assert_allclose(row.astype(int), np.broadcast_to((60 * key, 100, 200), (8, 8, 3)), atol=2)  # JPEG
 
 
-def test_refuses_images_of_unknown_size_and_records_that_need_tensorflow(tmp_path, monkeypatch):
-    monkeypatch.setattr(ColourPatches, "shape", (None, None, 3))
+def test_refuses_records_that_need_tensorflow(tmp_path):
     ColourPatches(data_dir=tmp_path, file_format="array_record").download_and_prepare()
-    with pytest.raises(UserError, match=r"images of shape \(None, None, 3\); allowed"):
-        read_split("colour_patches", "train", str(tmp_path))
-
-    monkeypatch.setattr(ColourPatches, "shape", (6, 5, 3))
-    ColourPatches(data_dir=tmp_path / "b", file_format="array_record").download_and_prepare()
-    info = tmp_path / "b" / "colour_patches" / "1.0.0" / "dataset_info.json"
+    info = tmp_path / "colour_patches" / "1.0.0" / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(UserError, match="tfrecord, which needs TensorFlow"):
-        read_split("colour_patches", "train", str(tmp_path / "b"))
+        read_split("colour_patches", "train", str(tmp_path), size=8, channels=3)
 
 
 def test_needs_neither_tensorflow_nor_jax():

@@ -8,9 +8,9 @@ import pytest
 
 from squeezenet_jax import train, weights
 from squeezenet_jax.augment import normalize
-from squeezenet_jax.checkpoint import Checkpoints
 from squeezenet_jax.errors import UserError
 from squeezenet_jax.record import RunDirectory
+from squeezenet_jax.steps import build_model
 from squeezenet_jax.weights import Preprocessing, Weights, transfer
 
 GREY = Preprocessing("training", 8, "squash", 8, "L", 1 / 255, (0.5,), (0.5,))
@@ -28,7 +28,7 @@ class Quiet:
 def saved(settings, path, preprocessing=GREY, num_classes=10):
     """Random weights of the settings' network, as a file."""
     size, channels = settings.data.image_size, preprocessing.channels
-    model = dataclasses.replace(train.build_model(settings), num_classes=num_classes)
+    model = dataclasses.replace(build_model(settings), num_classes=num_classes)
     params = model.init(jax.random.key(7), np.zeros((1, size, size, channels), np.float32))["params"]
     params = jax.tree.map(np.asarray, params)
     weights.save(path, Weights(settings.model.architecture(), params, num_classes, channels, preprocessing))
@@ -59,7 +59,7 @@ def test_bgr_weights_compute_on_rgb_what_they_computed_on_bgr(tiny, tmp_path):
     params = saved(settings, tmp_path / "w.safetensors", CAFFE)
     got = transfer.initial_params(settings.model, settings.data)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
-    model = train.build_model(settings)
+    model = build_model(settings)
     as_trained = pixels[..., ::-1].astype(np.float32) - np.float32(CAFFE.mean)
     expected = model.apply({"params": params}, as_trained)
     actual = model.apply({"params": got}, normalize(pixels, settings.data.mean, settings.data.std))
@@ -103,8 +103,7 @@ def test_training_starts_from_the_weights_and_leaves_frozen_modules_as_they_are(
     params = saved(settings, path, num_classes=4)
     status = train.train(settings, RunDirectory(tmp_path / "run"), Quiet(), lambda: False)
     assert status in ("done", "stalled")
-    with Checkpoints(tmp_path / "run/checkpoints", keep=1) as checkpoints:
-        trained = jax.device_get(checkpoints._checkpointer.load(6)["params"])
+    trained = weights.load(tmp_path / "run").params
     frozen = {"conv1", "fire2", "fire3", "fire4", "fire5"}
     for name in trained:
         if name in frozen:

@@ -1,0 +1,56 @@
+"""Images as they lie in folders, `train/<class>/*.jpg` and `test/<class>/*.jpg` (or `val`), without preparing them.
+
+Classes, splits and order are those of `prepare`, so a folder and the data set made from it give the same batches.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+from squeezenet_jax.data.prepare import layouts
+from squeezenet_jax.data.prepare.layouts import Collection, Item
+from squeezenet_jax.errors import UserError
+
+
+@functools.lru_cache(maxsize=2)  # a plan asks for it several times
+def scan(directory: str) -> Collection:
+    """Lists the images below `directory`. Raises `UserError` where it does not hold split and class folders."""
+    root = Path(directory).expanduser()
+    if not root.is_dir():
+        raise UserError(f"data.dir: {directory or '(empty)'} is no folder; allowed: one that has {layouts.ALLOWED}")
+    try:
+        return layouts.collect(root, "folder", root)
+    except UserError as error:
+        raise UserError(f"data.dir: {error}") from None
+
+
+def records(directory: str, split: str, start: int, stop: int) -> "FolderRecords":
+    """The examples `start:stop` of a split, in the order that mixes the classes."""
+    from squeezenet_jax.data.prepare.shards import in_order
+
+    return FolderRecords(in_order(split, scan(directory).splits[split])[start:stop])
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderRecords:
+    """Image files."""
+
+    items: Sequence[Item]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def fetch(self, index: Sequence[int]) -> list[tuple[bytes, int]]:
+        """(content, label) of some; content is empty where the file cannot be read."""
+        return [(_content(self.items[i].path), self.items[i].label) for i in index]
+
+    def name(self, index: int) -> str:
+        return self.items[index].path
+
+
+def _content(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError:  # gone or unreadable since it was listed: named like every image that can't be decoded
+        return b""

@@ -1,0 +1,139 @@
+"""Makes batches ahead of time, in threads or in processes of their own, and hands them out in order.
+
+Batches are pure functions of their position, so it does not matter who makes one, nor whether it is made twice: a
+worker process that dies is replaced and nothing is lost.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
+from types import TracebackType
+from typing import Any
+
+Batch = dict[str, Any]
+Makers = Mapping[str, Callable[[int], Batch]]
+
+DEATHS_IN_A_ROW = 3  # of worker processes, without a batch in between, until it is no accident
+
+
+class Loader:
+    """Streams of batches from `makers`, functions from a position to a batch.
+
+    `workers` is the number of processes that make them; 0 means threads of this one, as many as it has cores; None
+    means that a batch is made when it is asked for. `notice` is told of workers that died and of images that could not
+    be read, each once; `waited` is how many seconds were spent waiting for batches.
+    """
+
+    def __init__(self, makers: Makers, workers: int | None, notice: Callable[[str], None]) -> None:
+        self._makers, self._workers, self._notice = makers, workers, notice
+        self._executor: Executor | None = None
+        self._deaths = 0
+        self.waited = 0.0
+        self.unreadable: dict[str, None] = {}  # names with reasons, in the order in which they were met
+
+    def stream(self, name: str, positions: Sequence[int]) -> Iterator[Batch]:
+        """The batches of the maker `name` at these positions, in this order."""
+        ahead: deque[tuple[int, Future[Batch]]] = deque()
+        waiting = iter(positions)
+        try:
+            for position in positions:
+                began = time.perf_counter()
+                if self._workers is None:
+                    batch = self._makers[name](position)
+                else:
+                    while len(ahead) < _parallel(self._workers) + 1 and (following := next(waiting, None)) is not None:
+                        ahead.append((following, self._submit(name, following)))
+                    batch = self._result(name, ahead)
+                self.waited += time.perf_counter() - began
+                self._note(batch.pop("unreadable", ()))
+                yield batch
+        finally:
+            for _, future in ahead:
+                future.cancel()
+
+    def _result(self, name: str, ahead: deque[tuple[int, "Future[Batch]"]]) -> Batch:
+        """The first batch that is under way; where the workers have died, the work is given to new ones."""
+        while True:
+            try:
+                batch = ahead[0][1].result()
+            except BrokenProcessPool:
+                self._deaths += 1
+                if self._deaths >= DEATHS_IN_A_ROW:
+                    raise RuntimeError(f"worker processes for data died {self._deaths} times in a row") from None
+                self._notice("a worker process for data died; starting the workers again")
+                self._close_executor()
+                again = [(position, self._submit(name, position)) for position, _ in ahead]
+                ahead.clear()
+                ahead.extend(again)
+            else:
+                self._deaths = 0
+                ahead.popleft()
+                return batch
+
+    def _submit(self, name: str, position: int) -> "Future[Batch]":
+        if self._executor is None:
+            if self._workers:
+                self._executor = ProcessPoolExecutor(
+                    self._workers,
+                    multiprocessing.get_context("spawn"),  # a fork of a process that runs jax may deadlock
+                    initializer=_begin_worker,
+                    initargs=(self._makers,),
+                )
+            else:
+                self._executor = ThreadPoolExecutor(_parallel(0), thread_name_prefix="data")
+        if self._workers:
+            return self._executor.submit(_make, name, position)
+        return self._executor.submit(self._makers[name], position)
+
+    def _note(self, unreadable: Sequence[str]) -> None:
+        for name in unreadable:
+            if name not in self.unreadable:
+                self.unreadable[name] = None
+                self._notice(f"left out, unreadable: {name}")
+
+    def _close_executor(self) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            self._executor = None
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close_executor()
+
+
+def _parallel(workers: int) -> int:
+    return workers or len(os.sched_getaffinity(0))
+
+
+_makers: Makers = {}  # in a worker process
+
+
+def _begin_worker(makers: Makers) -> None:
+    global _makers
+    _makers = makers
+    for number in (signal.SIGINT, signal.SIGTERM):  # they go to the whole group; the main process decides
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed tells nobody; without this its workers would stay for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _make(name: str, position: int) -> Batch:
+    return _makers[name](position)

@@ -1,0 +1,141 @@
+"""Two real processes that train together (jax.distributed over gloo) are one process, and stop at one step."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_settings import TINY
+
+from squeezenet_jax import checkpoint, processes
+from squeezenet_jax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+# SGD: Adam divides by gradients near 0 and turns rounding into steps.
+CONFIG = TINY | {"optimizer.name": "sgd", "optimizer.peak_lr": 0.05, "data.crop_padding": 1, "train.epochs": 4.0}
+TOTAL_STEPS = 24
+
+
+def start(workdir, *args, devices, **overrides):
+    config = CONFIG | {name.replace("__", "."): value for name, value in overrides.items()}
+    command = [sys.executable, "launch.py", "--config", "experiments/bypass.py", "--only", "bypass=simple,seed=1"]
+    command += [f"--config.{name}={value}" for name, value in config.items()] + ["--workdir", str(workdir), *args]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def start_two(workdir, **overrides):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    together = [f"--coordinator=127.0.0.1:{port}", "--num-processes=2"]
+    # A workdir of its own for the second: only the main process may need one.
+    return [
+        start(directory, *together, f"--process-id={index}", devices=2, **overrides)
+        for index, directory in enumerate((workdir, workdir.with_name("unused")))
+    ]
+
+
+def finish(*started):
+    for process in started:
+        output = process.communicate(timeout=250)
+        assert process.returncode == 0, output
+
+
+def results(workdir):
+    run = workdir / "bypass=simple,seed=1"
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return metrics, checkpoint.read_newest(run / "checkpoints")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("alone")
+    finish(start(workdir, devices=8))
+    return results(workdir)
+
+
+def assert_same(results, expected):
+    (metrics, (step, arrays)), (expected_metrics, (expected_step, expected_arrays)) = results, expected
+    assert [r["step"] for r in metrics] == [r["step"] for r in expected_metrics]
+    for split in ("train", "eval"):
+        losses, expected_losses = ([r["loss"] for r in m if r["split"] == split] for m in (metrics, expected_metrics))
+        np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    assert {r["count"] for r in metrics if r["split"] == "eval"} == {50}
+    assert step == expected_step == TOTAL_STEPS
+    for name, array in arrays.items():
+        np.testing.assert_allclose(array, expected_arrays[name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_two_processes_train_like_one(tmp_path, alone):
+    finish(*start_two(tmp_path / "two"))
+    assert_same(results(tmp_path / "two"), alone)
+    assert not (tmp_path / "unused").exists()
+
+
+@pytest.mark.parametrize(("number", "to"), [(signal.SIGTERM, 1), (signal.SIGINT, 0)], ids=["TERM-1", "INT-0"])
+def test_a_signal_to_one_of_two_stops_both_at_the_same_step_and_they_resume(tmp_path, alone, number, to):
+    started = start_two(tmp_path / "two", train__checkpoint_every_steps=5)
+    run = tmp_path / "two" / "bypass=simple,seed=1"
+    deadline = time.monotonic() + 200
+    while not checkpoint.steps(run / "checkpoints"):
+        assert time.monotonic() < deadline
+        assert [process.poll() for process in started] == [None, None]
+        time.sleep(0.01)
+    started[to].send_signal(number)
+    for process in started:
+        process.communicate(timeout=100)
+    # The last step may have been taken before the signal was heard.
+    stopped = checkpoint.steps(run / "checkpoints")[-1]
+    expected = 75 if stopped < TOTAL_STEPS else 0
+    assert [process.returncode for process in started] == [expected] * 2
+    finish(*start_two(tmp_path / "two", train__checkpoint_every_steps=5))
+    metrics, state = results(tmp_path / "two")
+    evaluations = [record for record in metrics if record["split"] == "eval"]
+    assert_same((evaluations, state), ([r for r in alone[0] if r["split"] == "eval"], alone[1]))
+
+
+def test_one_process_is_the_main_one_and_agrees_with_itself():
+    assert processes.is_main() and not processes.several()
+    assert processes.from_main({"a": [1]}) == {"a": [1]}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("host:1", None, 0), "--num-processes: is missing; all of --coordinator, --num-processes, --process-id"),
+        (("host", 2, 0), "--coordinator: host is not allowed; it must be host:port"),
+        (("host:1", 2, 2), "--process-id: 2 is not allowed; it must be from 0 to 1"),
+        (("host:1", 0, 0), "--num-processes: 0 is not allowed"),
+    ],
+)
+def test_wrong_flags_are_refused(given, message):
+    with pytest.raises(UserError, match=message):
+        processes.join(*given)
+
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, False),
+        (SLURM | {"SLURM_NTASKS": "1"}, False),  # a task of the array that `--launcher slurm` submits
+        (SLURM | {"SLURM_NTASKS": "4"}, True),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, False),  # in the batch script, outside srun
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}, True),
+    ],
+)
+def test_a_cluster_is_detected(environ, expected):
+    assert processes.detected(environ) is expected

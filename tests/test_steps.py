@@ -1,0 +1,55 @@
+"""What one step computes: the same however the batch is cut up."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from squeezenet_jax import devices
+from squeezenet_jax.data import sources
+from squeezenet_jax.data.batches import TrainBatches
+from squeezenet_jax.data.loader import Loader
+from squeezenet_jax.errors import UserError
+from squeezenet_jax.steps import compile_steps, init_state
+from squeezenet_jax.train import check
+
+
+def two_steps(settings):
+    """The state after two steps, and their tallies."""
+    mesh = devices.data_mesh()
+    batches = TrainBatches(sources.load(settings.data, "train_split"), settings.train.batch_size, settings.seed)
+    steps = compile_steps(dataclasses.replace(settings, seed=0), 10, batches.steps_per_epoch, mesh)
+    key = devices.run_key(settings.seed, mesh)
+    state = init_state(settings, steps, batches.batch_at(0)["image"], key, mesh)
+    tallies = []
+    for batch in Loader({"train": batches.batch_at}, None, print).stream("train", [0, 1]):
+        state, tally = steps.train(state, devices.put_batch(batch, mesh), key)
+        tallies.append(jax.device_get(tally))
+    return jax.device_get(state.params), tallies
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_gradients_are_those_of_the_large_batch(tiny, parts):
+    """With dropout, crops and flips, whose random numbers belong to the examples (dropout 0.5 is the default)."""
+    common = {
+        "train__batch_size": 64,
+        "data__crop_padding": 1,
+        "data__flip": True,
+        "optimizer__name": "sgd",  # Adam divides by gradients near 0 and turns rounding into steps
+        "optimizer__peak_lr": 0.05,
+        "optimizer__warmup_epochs": 0.0,
+    }
+    params, tallies = two_steps(tiny(**common))
+    params_parts, tallies_parts = two_steps(tiny(**common, train__accumulation_steps=parts))
+    for whole, part in zip(tallies, tallies_parts, strict=True):
+        assert whole["count"] == part["count"] == 64
+        assert whole["top1"] == part["top1"]
+        np.testing.assert_allclose(part["loss"], whole["loss"], rtol=1e-5)
+        np.testing.assert_allclose(part["grad_norm"], whole["grad_norm"], rtol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), params, params_parts)
+
+
+def test_a_batch_that_cannot_be_cut_up_is_refused(tiny):
+    with pytest.raises(UserError, match=r"train\.batch_size: 16 is not a multiple of the 8 devices x 4 accumulation"):
+        check(tiny(train__accumulation_steps=4))
