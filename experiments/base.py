@@ -108,6 +108,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cifar10": {
         "model.version": "v1.1",
         "model.geometry": "caffe",
+        "model.width": 0.5,
         "data.name": "cifar10",
         "data.image_size": 64,
         "data.channels": 3,
