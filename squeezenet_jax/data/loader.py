@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -40,41 +39,43 @@ class Loader:
 
     def stream(self, name: str, positions: Sequence[int]) -> Iterator[Batch]:
         """The batches of the maker `name` at these positions, in this order."""
-        ahead: deque[tuple[int, Future[Batch]]] = deque()
-        waiting = iter(positions)
+        ahead: dict[int, Future[Batch] | None] = {}  # by place in `positions`: under way, or to be begun
         try:
-            for position in positions:
+            for place, position in enumerate(positions):
                 began = time.perf_counter()
                 if self._workers is None:
                     batch = self._makers[name](position)
                 else:
-                    while len(ahead) < _parallel(self._workers) + 1 and (following := next(waiting, None)) is not None:
-                        ahead.append((following, self._submit(name, following)))
-                    batch = self._result(name, ahead)
+                    for next_place in range(place, min(place + _parallel(self._workers) + 1, len(positions))):
+                        ahead.setdefault(next_place, None)
+                    batch = self._first(name, positions, ahead)
+                    del ahead[place]
                 self.waited += time.perf_counter() - began
                 self._note(batch.pop("unreadable", ()))
                 yield batch
         finally:
-            for _, future in ahead:
-                future.cancel()
+            for future in ahead.values():
+                if future:
+                    future.cancel()
 
-    def _result(self, name: str, ahead: deque[tuple[int, "Future[Batch]"]]) -> Batch:
-        """The first batch that is under way; where the workers have died, the work is given to new ones."""
+    def _first(self, name: str, positions: Sequence[int], ahead: dict[int, "Future[Batch] | None"]) -> Batch:
+        """The first batch of `ahead`, all of which are begun; where workers have died, the work goes to new ones."""
         while True:
             try:
-                batch = ahead[0][1].result()
+                for place, future in ahead.items():
+                    ahead[place] = future or self._submit(name, positions[place])
+                first = next(iter(ahead.values()))
+                assert first is not None
+                batch = first.result()
             except BrokenProcessPool:
                 self._deaths += 1
                 if self._deaths >= DEATHS_IN_A_ROW:
                     raise RuntimeError(f"worker processes for data died {self._deaths} times in a row") from None
                 self._notice("a worker process for data died; starting the workers again")
                 self._close_executor()
-                again = [(position, self._submit(name, position)) for position, _ in ahead]
-                ahead.clear()
-                ahead.extend(again)
+                ahead.update(dict.fromkeys(ahead))
             else:
                 self._deaths = 0
-                ahead.popleft()
                 return batch
 
     def _submit(self, name: str, position: int) -> "Future[Batch]":

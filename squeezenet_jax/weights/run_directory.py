@@ -6,7 +6,7 @@ does to an image.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -41,11 +41,13 @@ def read(path: Path, wishes: Wishes, provenance: Mapping[str, str]) -> Weights:
 
 def preprocessing(data: settings.DataSettings) -> Preprocessing:
     """What `data/sources.py` and `augment.normalize` do to an image at evaluation."""
+    mode: Literal["squash", "short_side"]
     orders: dict[int, Any] = {1: "L", 3: "RGB"}
     if data.channels not in orders:
         raise UserError(f"data.channels: {data.channels} is not allowed here; images have 1 or 3")
     size, order = data.image_size, orders[data.channels]
-    return Preprocessing("training", size, "squash", size, order, scale=1 / 255, mean=data.mean, std=data.std)
+    resize, mode = (size, "squash") if data.crop == "whole" else (data.eval_resize, "short_side")
+    return Preprocessing("training", resize, mode, size, order, scale=1 / 255, mean=data.mean, std=data.std)
 
 
 def _read_run_json(path: Path) -> dict[str, Any]:

@@ -101,7 +101,9 @@ def test_training_starts_from_the_weights_and_leaves_frozen_modules_as_they_are(
     path = str(tmp_path / "w.safetensors")
     settings = tiny(model__init_from=path, model__freeze="fire5", train__epochs=1.0, optimizer__weight_decay=0.1)
     params = saved(settings, path, num_classes=4)
-    status = train.train(settings, RunDirectory(tmp_path / "run"), Quiet(), lambda: False)
+    directory = RunDirectory(tmp_path / "run")
+    directory.begin({"settings": dataclasses.asdict(settings)})
+    status = train.train(settings, directory, Quiet(), lambda: False)
     assert status in ("done", "stalled")
     trained = weights.load(tmp_path / "run").params
     frozen = {"conv1", "fire2", "fire3", "fire4", "fire5"}
