@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from squeezenet_jax import architecture
-from squeezenet_jax.commands import convert, evaluate, export, predict, prepare
+from squeezenet_jax.commands import benchmark, convert, evaluate, export, predict, prepare
 from squeezenet_jax.errors import UserError
 
 
@@ -27,6 +27,7 @@ def main(argv: Sequence[str]) -> int:
     evaluate.add_arguments(commands.add_parser("evaluate", help="top-1 and top-5 on a folder of images"))
     export.add_arguments(commands.add_parser("export", help="weights to .onnx, .stablehlo or .tflite"))
     prepare.add_arguments(commands.add_parser("prepare", help="images in folders or archives to a TFDS data set"))
+    benchmark.add_arguments(commands.add_parser("benchmark", help="how fast this machine reads and decodes images"))
     try:
         args = parser.parse_args(argv)
         return int(args.run(args))
