@@ -166,6 +166,7 @@ def _run_one(
             "overrides": dict(planned.overrides),
             "settings": dataclasses.asdict(planned.settings),
             "init_from": train.origin(planned.settings),
+            "dataset": dataclasses.asdict(catalog.info(planned.settings.data.name, planned.settings.data.dir)),
             "command": sys.argv,
         }
     )
@@ -200,9 +201,10 @@ def claim(plan: Plan, workdir: Path) -> None:
             raise UserError(f"--workdir: {workdir} is not writable ({error.strerror})") from None
         return
     here, there = flatten(_as_json(manifest)), flatten(existing)
-    differing = [
-        key for key in here | there if here.get(key) != there.get(key) and key.split(".", 1)[-1] not in settings.PLACES
-    ]
+    # Another place of a folder of images is another dataset.
+    places = settings.PLACES - ({"data.dir"} if plan.config.get("data.name") == catalog.FOLDER else set())
+    differing = [key for key in here | there if here.get(key) != there.get(key)]
+    differing = [key for key in differing if key.removeprefix("config.") not in places]
     if not differing and not os.access(workdir, os.W_OK):
         raise UserError(f"--workdir: {workdir} is not writable")
     if differing:

@@ -24,7 +24,7 @@ from tiny_settings import make_settings
 
 from squeezenet_jax.settings import Settings
 
-flags.FLAGS.mark_as_parsed()  # orbax reads absl flags, which nobody parses here
+flags.FLAGS.mark_as_parsed()  # array_record reads absl flags, which nobody parses here
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ class DatasetInfo:
     splits: Mapping[str, int]  # examples in each
     num_classes: int
     channels: int
+    class_names: tuple[str, ...] = ()  # in the order of the labels; empty where they are not known
 
 
 DATASETS = {
@@ -47,7 +48,7 @@ def info(name: str, data_dir: str) -> DatasetInfo:
     if name == FOLDER:
         found = folder.scan(data_dir)
         sizes = {split: len(items) for split, items in found.splits.items()}
-        return DatasetInfo(sizes, len(found.class_names), channels=3)
+        return DatasetInfo(sizes, len(found.class_names), 3, found.class_names)
     directory = tfds_directory(name, data_dir)
     if directory is not None:
         return _tfds_info(directory)
@@ -82,7 +83,9 @@ def _tfds_info(directory: Path) -> DatasetInfo:
             raise UserError(f'{directory}: has no feature "{", ".join(sorted(missing))}"; it has {has}')
         sizes = {split["name"]: sum(map(int, split["shardLengths"])) for split in splits}
         channels = int(features["image"]["image"]["shape"]["dimensions"][-1])
-        return DatasetInfo(sizes, int(features["label"]["classLabel"]["numClasses"]), channels)
+        num_classes, names = int(features["label"]["classLabel"]["numClasses"]), directory / "label.labels.txt"
+        class_names = tuple(names.read_text(encoding="utf-8").splitlines()) if names.is_file() else ()
+        return DatasetInfo(sizes, num_classes, channels, class_names if len(class_names) == num_classes else ())
     except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
         if isinstance(error, UserError):
             raise

@@ -35,8 +35,17 @@ def read(path: Path, wishes: Wishes, provenance: Mapping[str, str]) -> Weights:
         config.data.num_classes,
         config.data.channels,
         preprocessing(config.data),
+        labels=_class_names(run, config.data.num_classes),
         provenance={**provenance, **origin, "dataset": config.data.name, "step": str(step)},
     )
+
+
+def _class_names(run: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
+    dataset = run.get("dataset")
+    names = dataset.get("class_names") if isinstance(dataset, dict) else None
+    if not isinstance(names, list) or len(names) != num_classes or not all(isinstance(name, str) for name in names):
+        return ()  # runs need not have recorded them
+    return tuple(names)
 
 
 def preprocessing(data: settings.DataSettings) -> Preprocessing:

@@ -98,7 +98,9 @@ def test_what_a_folder_leaves_open_is_read_from_it(pictures):
 def test_a_folder_and_the_data_set_made_from_it_give_the_same_batches(pictures, tmp_path, changes):
     prepare(pictures, tmp_path / "sets", Silent(), name="insects")
     prepared = settings_for(tmp_path / "sets", "insects", **changes)
-    assert_same_batches(batches(settings_for(pictures, **changes)), batches(prepared))
+    from_folder = batches(settings_for(pictures, **changes))
+    assert_same_batches(from_folder, batches(prepared))
+    assert_same_batches(from_folder, batches(prepared, workers=1))  # another process opens the records for itself
 
 
 def test_images_in_memory_are_those_decoded_when_asked_for(pictures, monkeypatch):
