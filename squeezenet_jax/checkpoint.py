@@ -48,11 +48,14 @@ class Checkpoints:
     def restore_newest(self, like: Any, notice: Callable[[str], None]) -> Any | None:
         """The newest readable state as a tree of NumPy arrays like `like`; None where there is none.
 
-        An unreadable one is renamed to `<step>.unreadable`, with a notice, and the one before it is tried.
+        What a killed process left half written is removed: the run's lock says that nobody is writing it still. An
+        unreadable one is renamed to `<step>.unreadable`, with a notice, and the one before it is tried.
 
         Raises:
           UserError: a sound one, of another network or program version.
         """
+        for scratch in self._path.glob(".*.safetensors.*"):
+            scratch.unlink()
         for step in reversed(steps(self._path)):
             path = self._path / f"{step}.safetensors"
             try:
@@ -130,7 +133,8 @@ def _write(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)
-    except OSError:
+    except OSError as error:
+        error.filename = str(path)  # a full disk names none
         with contextlib.suppress(OSError):
             scratch.unlink()
         raise

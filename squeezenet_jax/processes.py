@@ -18,6 +18,8 @@ import numpy as np
 
 from squeezenet_jax.errors import UserError
 
+HEARTBEAT_SECONDS = 30  # without a sign of life from one of them, after which all end; jax itself waits 100
+
 _index, _count = 0, 1
 _asked = itertools.count(1)  # the same in all processes: each asks once per step, over all of its runs
 
@@ -37,7 +39,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     import jax
 
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"--coordinator: the processes do not come together ({reason})") from None

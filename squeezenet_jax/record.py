@@ -4,6 +4,7 @@ run.json       settings, overrides, command, versions, git revision, devices
 metrics.jsonl  one line per log window ("split": "train") and per evaluation ("split": "eval")
 status.json    {"status", "message"}
 checkpoints/   see `checkpoint.py`
+unreadable.txt names of images that could not be read, with reasons; there only if there were any
 lock           held while a process runs it; says which
 """
 
@@ -72,8 +73,20 @@ class RunDirectory:
         write_json(self.path / "status.json", {"status": status, "message": message})
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+        path = self.path / "metrics.jsonl"
+        try:
+            with path.open("a") as file:
+                file.write(json.dumps(record, allow_nan=False) + "\n")
+        except OSError as error:
+            error.filename = str(path)  # a full disk names none
+            raise
+
+    def add_unreadable(self, name: str) -> None:
+        """Keeps the name of an image that could not be read, once over all starts of the run."""
+        path = self.path / "unreadable.txt"
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        if name not in before.splitlines():
+            write_text(path, f"{before}{name}\n")
 
     def truncate_metrics(self, *, after: int) -> None:
         """Drops the lines of steps after `after`, which a resumed run will write again, and a torn last line."""
@@ -138,7 +151,8 @@ def write_text(path: Path, text: str) -> None:
     try:
         scratch.write_text(text, encoding="utf-8")
         os.replace(scratch, path)
-    except OSError:
+    except OSError as error:
+        error.filename = str(path)  # a full disk names none
         with contextlib.suppress(OSError):
             scratch.unlink()
         raise

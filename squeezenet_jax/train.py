@@ -84,7 +84,8 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
     watchdog = Watchdog(60 * settings.train.hang_minutes, on_hang, directory.path / "hang.txt")
     makers = {"train": batches.batch_at, "eval": eval_batches.batch_at}
     in_memory = all(isinstance(source, sources.InMemory) for source in (batches.source, eval_batches.source))
-    with watchdog.watching(), Loader(makers, None if in_memory else settings.data.workers, reporter.notice) as loader:
+    workers = None if in_memory else settings.data.workers
+    with watchdog.watching(), Loader(makers, workers, reporter.notice, directory.add_unreadable) as loader:
         watchdog.phase("compilation")
         comparable = dataclasses.replace(settings, seed=0)
         steps = compile_steps(comparable, schedule.total_steps, batches.steps_per_epoch, mesh)

@@ -6,6 +6,7 @@ ends; what was saved stays. Standard library only.
 
 import contextlib
 import faulthandler
+import multiprocessing
 import os
 import threading
 import time
@@ -41,7 +42,11 @@ class Watchdog:
                 # What hangs may be the disk: the exit must not wait for the message.
                 threading.Thread(target=self._on_hang, args=(message,), daemon=True).start()
                 time.sleep(2.0)
-                os._exit(EXIT_HUNG)
+                try:
+                    for child in multiprocessing.active_children():  # one that hangs would not end with this process
+                        child.kill()
+                finally:
+                    os._exit(EXIT_HUNG)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:

@@ -32,14 +32,14 @@ def start(workdir, *args, devices, **overrides):
     )
 
 
-def start_two(workdir, **overrides):
+def start_two(workdir, devices=2, **overrides):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     together = [f"--coordinator=127.0.0.1:{port}", "--num-processes=2"]
     # A workdir of its own for the second: only the main process may need one.
     return [
-        start(directory, *together, f"--process-id={index}", devices=2, **overrides)
+        start(directory, *together, f"--process-id={index}", devices=devices, **overrides)
         for index, directory in enumerate((workdir, workdir.with_name("unused")))
     ]
 

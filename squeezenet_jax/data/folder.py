@@ -8,7 +8,7 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from squeezenet_jax.data.prepare import layouts
+from squeezenet_jax.data.prepare import archives, layouts
 from squeezenet_jax.data.prepare.layouts import Collection, Item
 from squeezenet_jax.errors import UserError
 
@@ -46,7 +46,7 @@ class FolderRecords:
         return [(_content(self.items[i].path), self.items[i].label) for i in index]
 
     def name(self, index: int) -> str:
-        return self.items[index].path
+        return archives.printable(self.items[index].path)
 
 
 def _content(path: str) -> bytes:

@@ -27,11 +27,18 @@ class Loader:
 
     `workers` is the number of processes that make them; 0 means threads of this one, as many as it has cores; None
     means that a batch is made when it is asked for. `notice` is told of workers that died and of images that could not
-    be read, each once; `waited` is how many seconds were spent waiting for batches.
+    be read, each once, and `left_out` of those images' names; `waited` is how many seconds were spent waiting for
+    batches.
     """
 
-    def __init__(self, makers: Makers, workers: int | None, notice: Callable[[str], None]) -> None:
-        self._makers, self._workers, self._notice = makers, workers, notice
+    def __init__(
+        self,
+        makers: Makers,
+        workers: int | None,
+        notice: Callable[[str], None],
+        left_out: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        self._makers, self._workers, self._notice, self._left_out = makers, workers, notice, left_out
         self._executor: Executor | None = None
         self._deaths = 0
         self.waited = 0.0
@@ -98,6 +105,7 @@ class Loader:
             if name not in self.unreadable:
                 self.unreadable[name] = None
                 self._notice(f"left out, unreadable: {name}")
+                self._left_out(name)
 
     def _close_executor(self) -> None:
         if self._executor is not None:
