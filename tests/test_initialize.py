@@ -6,13 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from squeezenet_jax import initialize, train
+from squeezenet_jax import initialize
+from squeezenet_jax.steps import build_model
 
 
 @pytest.mark.parametrize("bypass", ["none", "complex"])
 def test_lsuv_gives_every_layer_the_wanted_output_scale(tiny, bypass):
     settings = tiny(model__bypass=bypass, model__width=0.25)
-    model = train.build_model(settings)
+    model = build_model(settings)
     image = jax.random.normal(jax.random.key(0), (64, 8, 8, 1))
     params = model.init(jax.random.key(1), image[:1])["params"]
     layers = [layer.name for layer in settings.trace() if layer.params]
@@ -26,7 +27,7 @@ def test_lsuv_gives_every_layer_the_wanted_output_scale(tiny, bypass):
 
 
 def test_lsuv_leaves_a_dead_layer_and_unnamed_layers_alone(tiny):
-    model = train.build_model(tiny())
+    model = build_model(tiny())
     image = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
     params = model.init(jax.random.key(1), image)["params"]
     dead = params | {"conv1": jax.tree.map(np.zeros_like, params["conv1"])}
