@@ -18,7 +18,7 @@ from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
 
-from squeezenet_jax import processes, report, slurm, sweep
+from squeezenet_jax import memory, processes, report, slurm, sweep
 from squeezenet_jax.errors import UserError, check_choice, unknown
 from squeezenet_jax.progress import Progress
 
@@ -164,6 +164,7 @@ def run_main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    memory.restart_with_large_pages()
     code = run_main(sys.argv)
     if code and processes.several():
         processes.leave(code)

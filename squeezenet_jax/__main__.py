@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from squeezenet_jax import architecture
+from squeezenet_jax import architecture, memory
 from squeezenet_jax.commands import benchmark, convert, evaluate, export, predict, prepare
 from squeezenet_jax.errors import UserError
 
@@ -84,4 +84,5 @@ def summary(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    memory.restart_with_large_pages()
     sys.exit(main(sys.argv[1:]))
