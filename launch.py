@@ -69,9 +69,12 @@ def main(argv: list[str]) -> int:
     processes.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if not processes.is_main():  # it computes its part; what it writes is of no use to anybody
         with tempfile.TemporaryDirectory() as scratch:
-            return exit_code(sweep.run(plan, Path(scratch), Progress(Console(quiet=True)), stop.requested))
+            statuses = sweep.run(plan, Path(scratch), Progress(Console(quiet=True)), stop.requested)
+        processes.from_main(True)  # waits: a launcher may kill all of them when one leaves
+        return exit_code(statuses)
     statuses = sweep.run(plan, workdir, Progress(console), stop.requested)
     show(whole, workdir, console)  # with the rows of a sweep that is run in parts
+    processes.from_main(True)
     return exit_code(statuses)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from squeezenet_jax import processes
 from squeezenet_jax.errors import UserError
+
+IN_FLIGHT = 8
 
 
 def keep_compiled_programs() -> None:
@@ -81,6 +84,19 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
         return jax.make_array_from_callback(x.shape, replicated(mesh), lambda index: x[index])
 
     return jax.tree.map(put, tree)
+
+
+class Pace:
+    """Keeps the host at most `IN_FLIGHT` programs ahead of the devices, whose memory holds the batch of each."""
+
+    def __init__(self) -> None:
+        self._results: deque[Any] = deque()
+
+    def add(self, result: Any) -> None:
+        """Takes what a program returned, and waits for the one that was begun `IN_FLIGHT` earlier."""
+        self._results.append(result)
+        if len(self._results) > IN_FLIGHT:
+            jax.block_until_ready(self._results.popleft())
 
 
 @functools.cache

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from squeezenet_jax.errors import UserError
+
 Tally = dict[str, jax.Array]  # "loss" float32 sum; "top1", "top5", "count" int32 counts
 
 
@@ -49,4 +51,6 @@ def total(tallies: Sequence[Tally]) -> dict[str, float]:
 def means(total: Mapping[str, float]) -> dict[str, float]:
     """Mean loss and accuracies (fractions) of summed tallies, with the count they are over."""
     count = int(total["count"])
+    if count == 0:
+        raise UserError("none of the images could be read")
     return {name: float(total[name]) / count for name in ("loss", "top1", "top5")} | {"count": count}

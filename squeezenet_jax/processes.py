@@ -21,6 +21,7 @@ from squeezenet_jax.errors import UserError
 HEARTBEAT_SECONDS = 30  # without a sign of life from one of them, after which all end; jax itself waits 100
 
 _index, _count = 0, 1
+_stopping = False
 _asked = itertools.count(1)  # the same in all processes: each asks once per step, over all of its runs
 
 
@@ -38,12 +39,18 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
         return
     import jax
 
+    on_term = signal.getsignal(signal.SIGTERM)
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
-    except (RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"--coordinator: the processes do not come together ({reason})") from None
+        who = (
+            "--coordinator" if by_hand else "several processes (Slurm, Open MPI, Kubernetes or Cloud TPU) were detected"
+        )
+        raise UserError(f"{who}: they do not come together ({reason})") from None
     _index, _count = jax.process_index(), jax.process_count()
+    if _count == 1:
+        signal.signal(signal.SIGTERM, on_term)  # jax has taken it over; with one process nobody would ask it
 
 
 def _check(given: Mapping[str, Any]) -> None:
@@ -96,6 +103,16 @@ def from_main(value: Any) -> Any:
     return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
 
 
+def check_same(what: str, value: Any) -> None:
+    """Raises `UserError` where a process's value is not the main one's: together they would compute nonsense."""
+    expected = from_main(value)
+    if isinstance(value, dict):  # only what differs is worth a line
+        differing = {key for key in value | expected if value.get(key) != expected.get(key)}
+        value, expected = ({key: x for key, x in both.items() if key in differing} for both in (value, expected))
+    if value != expected:
+        raise UserError(f"{what}: process {_index} has {value}, process 0 has {expected}; they must be the same")
+
+
 def tree_from_main(tree: Any) -> Any:
     """The main process's arrays, in every process; the others give arrays of the same shapes and types."""
     if not several():
@@ -111,13 +128,16 @@ def should_stop(requested: bool) -> bool:
     With several processes jax itself catches SIGTERM and settles the step, so another signal (`requested`) is passed on
     to it.
     """
+    global _stopping
     if not several():
         return requested
     from jax.experimental import multihost_utils
 
     if requested:
         os.kill(os.getpid(), signal.SIGTERM)
-    return bool(multihost_utils.reached_preemption_sync_point(next(_asked)))
+    # True for one step only, which may be a run's last; the runs behind it must not begin.
+    _stopping = _stopping or bool(multihost_utils.reached_preemption_sync_point(next(_asked)))
+    return _stopping
 
 
 def leave(code: int) -> NoReturn:

@@ -22,7 +22,7 @@ from typing import Any
 from squeezenet_jax.errors import UserError
 
 FINISHED = ("done", "stalled", "diverged")  # statuses that starting again does not change
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ml-collections", "tensorflow-datasets")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ml-collections", "tensorflow-datasets", "pillow", "simplejpeg")
 
 
 class RunDirectory:
@@ -109,13 +109,19 @@ def provenance() -> dict[str, Any]:
     import jax
 
     return {
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "git": git_revision(),
         "devices": [str(device.device_kind) for device in jax.devices()],
         "processes": jax.process_count(),
         "platform": platform.platform(),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # simplejpeg is optional
+        return None
 
 
 def git_revision() -> str | None:

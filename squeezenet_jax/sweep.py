@@ -122,6 +122,9 @@ def run(plan: Plan, workdir: Path, progress: Progress, should_stop: Callable[[],
     """
     directories = {planned.name: RunDirectory(workdir / planned.name) for planned in plan.runs}
     unfinished = [name for name, directory in directories.items() if directory.status not in FINISHED]
+    processes.check_same("the runs", [planned.name for planned in plan.runs])
+    config = {key: value for key, value in plan.config.items() if key not in settings.PLACES}
+    processes.check_same("the configuration", _as_json(config))
     unfinished = processes.from_main(unfinished)
     if unfinished:
         from squeezenet_jax import devices, train  # jax, only now

@@ -5,7 +5,7 @@ This is the last file of the science; `sweep.py` runs many of these and `report/
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -74,6 +74,7 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
     check(settings)
     mesh = devices.data_mesh()
     batches, eval_batches = read(settings, mesh)
+    processes.check_same("examples to train on and to evaluate", [len(batches.source), len(eval_batches.source)])
     schedule = Schedule.of(settings, batches.steps_per_epoch)
     checkpoints = Checkpoints(directory.path / "checkpoints", keep=settings.train.keep_checkpoints)
 
@@ -105,7 +106,12 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
             if processes.is_main():
                 checkpoints.save(step, state)
 
-        stream = loader.stream("train", range(start, schedule.total_steps))
+        def watched_eval_batches(step: int) -> Iterator[Batch]:
+            for number, batch in enumerate(loader.stream("eval", range(len(eval_batches)))):
+                watchdog.phase(f"batch {number} of the evaluation after step {step}")
+                yield batch
+
+        stream, pace = loader.stream("train", range(start, schedule.total_steps)), devices.Pace()
         with jax.transfer_guard("disallow"):
             for step in range(start + 1, schedule.total_steps + 1):
                 watchdog.phase(f"reading the batch of step {step}")
@@ -117,6 +123,7 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
                     raise
                 watchdog.phase(f"step {step}")
                 state, tally = steps.train(state, devices.put_batch(batch, mesh), key)
+                pace.add(tally)
                 monitor.add(step, tally)
                 if monitor.diverged:
                     return "diverged"
@@ -126,8 +133,7 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
                     if monitor.diverged:
                         return "diverged"
                     if schedule.evaluates(step):
-                        watchdog.phase(f"the evaluation after step {step}")
-                        result = evaluate(steps, state.params, loader.stream("eval", range(len(eval_batches))), mesh)
+                        result = evaluate(steps, state.params, watched_eval_batches(step), mesh)
                         if not math.isfinite(result["loss"]):
                             return "diverged"
                         monitor.write({"split": "eval", "step": step, "epoch": step / batches.steps_per_epoch} | result)
@@ -162,5 +168,8 @@ def restore(checkpoints: Checkpoints, steps: Steps, reporter: Reporter, mesh: Me
 
 def evaluate(steps: Steps, params: Any, batches: Iterable[Batch], mesh: Mesh) -> dict[str, float]:
     """Exact mean loss, top-1 and top-5 over a whole split: every example counts once, and one division at the end."""
-    tallies = [steps.eval(params, devices.put_batch(batch, mesh)) for batch in batches]
+    tallies, pace = [], devices.Pace()
+    for batch in batches:
+        tallies.append(steps.eval(params, devices.put_batch(batch, mesh)))
+        pace.add(tallies[-1])
     return objective.means(objective.total(tallies))

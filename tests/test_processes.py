@@ -139,3 +139,33 @@ SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n1", "SLURM_PROCID": "0", 
 )
 def test_a_cluster_is_detected(environ, expected):
     assert processes.detected(environ) is expected
+
+
+def test_a_single_process_that_joined_still_hears_a_signal(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    workdir = tmp_path / "one"
+    together = [f"--coordinator={address}", "--num-processes=1", "--process-id=0"]
+    process = start(workdir, *together, devices=8, train__epochs=200.0, train__checkpoint_every_steps=5)
+    deadline = time.monotonic() + 200
+    while not checkpoint.steps(workdir / "bypass=simple,seed=1/checkpoints"):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=100)
+    assert process.returncode == 75
+    status = json.loads((workdir / "bypass=simple,seed=1/status.json").read_text())["status"]
+    assert status == "preempted"
+
+
+def test_processes_that_were_told_different_things_are_refused(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        together = [f"--coordinator=127.0.0.1:{probe.getsockname()[1]}", "--num-processes=2"]
+    first = start(tmp_path / "a", *together, "--process-id=0", devices=2)
+    second = start(tmp_path / "b", *together, "--process-id=1", devices=2, optimizer__peak_lr=0.01)
+    outputs = [process.communicate(timeout=200) for process in (first, second)]
+    assert second.returncode == 2
+    assert "the configuration: process 1 has" in outputs[1][1]
+    assert first.returncode != 0

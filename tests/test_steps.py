@@ -53,3 +53,12 @@ def test_accumulated_gradients_are_those_of_the_large_batch(tiny, parts):
 def test_a_batch_that_cannot_be_cut_up_is_refused(tiny):
     with pytest.raises(UserError, match=r"train\.batch_size: 16 is not a multiple of the 8 devices x 4 accumulation"):
         check(tiny(train__accumulation_steps=4))
+
+
+def test_the_host_is_never_more_than_eight_programs_ahead(monkeypatch):
+    waited = []
+    monkeypatch.setattr(jax, "block_until_ready", waited.append)
+    pace = devices.Pace()
+    for number in range(20):
+        pace.add(number)
+        assert waited == list(range(max(number - devices.IN_FLIGHT + 1, 0)))

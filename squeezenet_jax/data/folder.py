@@ -42,7 +42,11 @@ class FolderRecords:
         return len(self.items)
 
     def fetch(self, index: Sequence[int]) -> list[tuple[bytes, int]]:
-        """(content, label) of some; content is empty where the file cannot be read."""
+        """(content, label) of some; content is empty where the file is gone or locked away.
+
+        Raises:
+          OSError: the disk or the network fails; that is no property of an image.
+        """
         return [(_content(self.items[i].path), self.items[i].label) for i in index]
 
     def name(self, index: int) -> str:
@@ -52,5 +56,5 @@ class FolderRecords:
 def _content(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
-    except OSError:  # gone or unreadable since it was listed: named like every image that can't be decoded
+    except (FileNotFoundError, PermissionError, IsADirectoryError):  # since it was listed: named like undecodable ones
         return b""
