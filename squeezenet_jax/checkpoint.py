@@ -20,6 +20,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from squeezenet_jax import atomic
 from squeezenet_jax.errors import UserError
 
 Arrays = dict[str, np.ndarray]  # by path: "params/fire2/squeeze1x1/kernel"
@@ -42,7 +43,7 @@ class Checkpoints:
           OSError: the disk is full or read-only; what was there before still is.
         """
         self._path.mkdir(parents=True, exist_ok=True)
-        _write(self._path / f"{step}.safetensors", _encode(_named(jax.device_get(state))))
+        atomic.write(self._path / f"{step}.safetensors", _encode(_named(jax.device_get(state))))
         for old in steps(self._path)[: -self._keep]:
             (self._path / f"{old}.safetensors").unlink()
 
@@ -129,19 +130,3 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
         digest.update(np.ascontiguousarray(arrays[name]).data)
     return digest.hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Puts the file there in one step, and only once its content is on the disk."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with scratch.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except OSError as error:
-        error.filename = str(path)  # a full disk names none
-        with contextlib.suppress(OSError):
-            scratch.unlink()
-        raise

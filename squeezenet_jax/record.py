@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from squeezenet_jax import atomic
 from squeezenet_jax.errors import UserError
 
 FINISHED = ("done", "stalled", "diverged")  # statuses that starting again does not change
@@ -152,13 +153,4 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces the file in one step: a kill or a full disk leaves the old content or the new."""
-    scratch = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")  # hosts may share the folder
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, path)
-    except OSError as error:
-        error.filename = str(path)  # a full disk names none
-        with contextlib.suppress(OSError):
-            scratch.unlink()
-        raise
+    atomic.write(path, text.encode("utf-8"))
