@@ -75,6 +75,25 @@ DEFAULTS: dict[str, Any] = {
     "train.hang_minutes": 30.0,  # without any progress, after which the process ends, saying in what; 0: never
 }
 
+# Photographs decoded at every step; the statistics are ImageNet's.
+PHOTOGRAPHS = {
+    "data.channels": 3,
+    "data.mean": (0.485, 0.456, 0.406),
+    "data.std": (0.229, 0.224, 0.225),
+    "data.crop": "random_resized",
+    "data.flip": True,
+}
+
+# A few thousand of them.
+SMALL_PHOTOGRAPHS = PHOTOGRAPHS | {
+    "model.version": "v1.1",
+    "model.geometry": "caffe",
+    "data.image_size": 128,
+    "data.eval_resize": 146,
+    "data.crop_min_area": 0.35,
+    "train.epochs": 40.0,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     # scikit-learn's 1,797 scanned digits, 8x8 px, enlarged; no download.
     "digits": {
@@ -121,18 +140,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Ten easy classes of ImageNet, 13,000 photographs (fast.ai).
     "imagenette": {
-        "model.version": "v1.1",
-        "model.geometry": "caffe",
+        **SMALL_PHOTOGRAPHS,
         "data.name": "imagenette",
-        "data.image_size": 128,
-        "data.eval_resize": 146,
-        "data.channels": 3,
-        "data.mean": (0.485, 0.456, 0.406),
-        "data.std": (0.229, 0.224, 0.225),
-        "data.crop": "random_resized",
-        "data.crop_min_area": 0.35,
-        "data.flip": True,
-        "train.epochs": 40.0,
         "train.batch_size": 64,
     },
     # 1.28 million photographs. The solver is the one in DeepScale's Caffe repository (SGD, 0.04 at batch 512, linear to
@@ -140,11 +149,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "imagenet": {
         "data.name": "imagenet2012",
         "data.image_size": 224,
-        "data.channels": 3,
-        "data.mean": (0.485, 0.456, 0.406),
-        "data.std": (0.229, 0.224, 0.225),
-        "data.crop": "random_resized",
-        "data.flip": True,
+        **PHOTOGRAPHS,
         "optimizer.name": "sgd",
         "optimizer.peak_lr": 0.04,
         "optimizer.schedule": "linear",
@@ -156,18 +161,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Anybody's photographs: --config.data.dir=DIR with train/<class>/*.jpg and test/<class>/*.jpg (or val).
     "folder": {
-        "model.version": "v1.1",
-        "model.geometry": "caffe",
+        **SMALL_PHOTOGRAPHS,
         "data.name": "folder",
-        "data.image_size": 128,
-        "data.eval_resize": 146,
-        "data.channels": 3,
-        "data.mean": (0.485, 0.456, 0.406),
-        "data.std": (0.229, 0.224, 0.225),
-        "data.crop": "random_resized",
-        "data.crop_min_area": 0.35,
-        "data.flip": True,
-        "train.epochs": 40.0,
     },
 }
 
