@@ -7,6 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -111,29 +112,34 @@ def load(data: DataSettings, field: str) -> Source:
 
 @functools.lru_cache(maxsize=2)  # a sweep's runs read the same two
 def _load(data: DataSettings, field: str, text: str) -> Source:
+    directory = _tfds_directory(data)
     found = catalog.info(data.name, data.dir)
+    split = catalog.parse_split(f"data.{field}", text, data.name, found)
     if data.name == "digits":
-        split = catalog.parse_split(f"data.{field}", text, data.name, found)
         image, label = _digits(split.name)
         image, label = _resize(image, data.image_size)[split.start : split.stop], label[split.start : split.stop]
         return InMemory(np.broadcast_to(image, (*image.shape[:3], data.channels)), label)
-    records = _records(data, field, text)
+    records: Records
+    if directory is None:
+        records = folder.records(data.dir, split.name, split.start, split.stop)
+    else:
+        from squeezenet_jax.data.tfds_source import TfdsRecords
+
+        records = TfdsRecords(directory, split.name, split.start, split.stop)
     channels = min(data.channels, found.channels)
-    source = Encoded(records, dataclasses.replace(data, channels=channels, mean=data.mean[:1], std=data.std[:1]))
     if data.crop == "whole" and len(records) * data.image_size**2 * channels <= IN_MEMORY_BYTES:
-        return _in_memory(source, data.channels)
+        native = dataclasses.replace(data, channels=channels, mean=data.mean[:1], std=data.std[:1])
+        return _in_memory(Encoded(records, native), data.channels)
     return Encoded(records, data)
 
 
-def _records(data: DataSettings, field: str, text: str) -> Records:
-    if data.name == catalog.FOLDER:
-        split = catalog.parse_split(f"data.{field}", text, data.name, catalog.info(data.name, data.dir))
-        return folder.records(data.dir, split.name, split.start, split.stop)
+def _tfds_directory(data: DataSettings) -> Path | None:
+    """Where the dataset lies as TFDS has it, prepared now if this program can; None for what TFDS has no part in."""
+    if data.name in ("digits", catalog.FOLDER):
+        return None
     from squeezenet_jax.data import tfds_source
 
-    directory = tfds_source.prepared(data.name, data.dir)
-    split = catalog.parse_split(f"data.{field}", text, data.name, catalog.info(data.name, data.dir))
-    return tfds_source.TfdsRecords(directory, split.name, split.start, split.stop)
+    return tfds_source.prepared(data.name, data.dir)
 
 
 def _in_memory(source: Encoded, channels: int) -> InMemory:

@@ -28,6 +28,7 @@ def prepared(name: str, data_dir: str) -> Path:
     Raises:
       UserError: it is not there, or whatever `tfds_builders.prepare_fashion_mnist` raises.
     """
+    catalog.info(name, data_dir)  # an unknown name is refused as such
     base = Path(data_dir).expanduser()
     directory = catalog.tfds_directory(name, data_dir)
     if directory is None and name == tfds_builders.FashionMnist.name:
