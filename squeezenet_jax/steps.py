@@ -15,12 +15,11 @@ import optax
 from jax.sharding import Mesh
 
 from squeezenet_jax import augment, devices, initialize, lowering, objective, optimizer
+from squeezenet_jax.data.batches import Batch
 from squeezenet_jax.model import SqueezeNet
 from squeezenet_jax.randomness import Purpose
 from squeezenet_jax.settings import DataSettings, Settings
 from squeezenet_jax.weights import transfer
-
-Batch = dict[str, Any]
 
 # LSUV measures on this many images of the first batch, or all of it: its memory then does not grow with the batch.
 LSUV_IMAGES = 128

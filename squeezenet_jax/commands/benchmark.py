@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -40,9 +39,10 @@ def run(args: argparse.Namespace) -> int:
     for row in rows:
         per_core = row["images_per_second_per_core"]
         print(f"{row['source']:<28}{row['use']:<12}{row['decoder']:<12}{per_core:>18,.0f}{1000 / per_core:>11.2f}")
-    cores = len(os.sched_getaffinity(0))
+    from squeezenet_jax.data.loader import cores
+
     print(
-        f"One thread, CPU time; this machine lets a run use {cores} cores. Reading from the disk's cache is included."
+        f"One thread, CPU time; this machine lets a run use {cores()} cores. Reading from the disk's cache is included."
     )
     return 0
 

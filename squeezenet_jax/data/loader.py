@@ -14,9 +14,9 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from types import TracebackType
-from typing import Any
 
-Batch = dict[str, Any]
+from squeezenet_jax.data.batches import Batch
+
 Makers = Mapping[str, Callable[[int], Batch]]
 
 DEATHS_IN_A_ROW = 3  # of worker processes, without a batch in between, until it is no accident
@@ -121,8 +121,13 @@ class Loader:
         self._close_executor()
 
 
+def cores() -> int:
+    """How many of the machine's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _parallel(workers: int) -> int:
-    return workers or len(os.sched_getaffinity(0))
+    return workers or cores()
 
 
 _makers: Makers = {}  # in a worker process

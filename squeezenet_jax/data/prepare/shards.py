@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from tensorflow_datasets.core import example_serializer, file_adapters, hashing, naming
 
+from squeezenet_jax.data.loader import cores
 from squeezenet_jax.data.prepare import metadata
 from squeezenet_jax.data.prepare.images import Picture, Unreadable, convert
 from squeezenet_jax.data.prepare.layouts import Item
@@ -128,15 +129,11 @@ def reader(archives: Iterable[str]) -> Iterator[Read]:
 @contextlib.contextmanager
 def threads() -> Iterator[ThreadPoolExecutor]:
     """One thread for each core that this process may use; Pillow decodes without Python's lock."""
-    executor = ThreadPoolExecutor(_cores())
+    executor = ThreadPoolExecutor(cores())
     try:
         yield executor
     finally:
         executor.shutdown(cancel_futures=True)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _convert_all(
@@ -149,7 +146,7 @@ def _convert_all(
 
     batches = (items[start : start + IMAGES_PER_TASK] for start in range(0, len(items), IMAGES_PER_TASK))
     pending: deque[tuple[list[Item], Future[list[Picture | str]]]] = deque()
-    ahead = TASKS_PER_THREAD * _cores()
+    ahead = TASKS_PER_THREAD * cores()
     for batch in batches:
         pending.append((batch, executor.submit(task, batch)))
         if len(pending) > ahead:
