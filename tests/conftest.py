@@ -22,6 +22,8 @@ from absl import flags
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+pytest.register_assert_rewrite("trainings")  # of survival/: what differs is shown, as where a test itself asserts
+
 from tiny_settings import make_settings
 
 from squeezenet_jax.settings import Settings

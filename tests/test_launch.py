@@ -9,18 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_settings import SHRUNK, as_flags
 
 ROOT = Path(__file__).parents[1]
-SHRUNK = [
-    "--config.model.width=0.125",
-    "--config.data.image_size=8",
-    "--config.data.train_split=train[:96]",
-    "--config.data.eval_split=test[:50]",
-    "--config.train.batch_size=16",
-    "--config.train.eval_batch_size=32",
-    "--config.train.epochs=2.0",
-    "--config.optimizer.warmup_epochs=1.0",
-]
 
 
 def launch(*args, cwd=ROOT, **kwargs):
@@ -92,7 +83,8 @@ def test_wrong_input_is_one_line_and_changes_nothing(args, parts, tmp_path):
 def finished(tmp_path_factory):
     """A whole comparison: two bypasses, two seeds each, on eight devices."""
     workdir = tmp_path_factory.mktemp("runs")
-    args = ["--config", BYPASS, *SHRUNK, "--only", "bypass=none,bypass=simple,seed=0,seed=1", "--workdir", str(workdir)]
+    runs = ["--only", "bypass=none,bypass=simple,seed=0,seed=1", "--workdir", str(workdir)]
+    args = ["--config", BYPASS, *as_flags(SHRUNK), *runs]
     return args, workdir, launch(*args)
 
 
@@ -139,8 +131,8 @@ def test_another_configuration_is_refused_in_the_same_workdir(finished):
     assert len(result.stderr.splitlines()) == 1
 
 
-ONE_RUN = ["--config", BYPASS, *SHRUNK, "--config.train.epochs=20.0", "--config.train.checkpoint_every_steps=10"]
-ONE_RUN += ["--only", "bypass=none,seed=0", "--workdir"]
+LONG = as_flags(SHRUNK | {"train.epochs": 20.0, "train.checkpoint_every_steps": 10})
+ONE_RUN = ["--config", BYPASS, *LONG, "--only", "bypass=none,seed=0", "--workdir"]
 TOTAL_STEPS = 120
 
 

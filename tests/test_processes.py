@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_settings import TINY
+from tiny_settings import TINY, as_flags, dotted
 
 from squeezenet_jax import checkpoint, processes
 from squeezenet_jax.errors import UserError
@@ -23,9 +23,8 @@ TOTAL_STEPS = 24
 
 
 def start(workdir, *args, devices, **overrides):
-    config = CONFIG | {name.replace("__", "."): value for name, value in overrides.items()}
     command = [sys.executable, "launch.py", "--config", "experiments/bypass.py", "--only", "bypass=simple,seed=1"]
-    command += [f"--config.{name}={value}" for name, value in config.items()] + ["--workdir", str(workdir), *args]
+    command += [*as_flags(CONFIG | dotted(overrides)), "--workdir", str(workdir), *args]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import slurm_cluster
+from tiny_settings import SHRUNK, as_flags
 
 from squeezenet_jax import slurm
 from squeezenet_jax.errors import UserError
@@ -253,18 +254,7 @@ def test_a_child_that_does_not_stop_in_time_is_killed_and_its_task_is_queued_aga
     assert "checkpoint written" not in log.read_text()
 
 
-SHRUNK = [
-    "--config.model.width=0.125",
-    "--config.data.image_size=8",
-    "--config.data.train_split=train[:96]",
-    "--config.data.eval_split=test[:50]",
-    "--config.train.batch_size=16",
-    "--config.train.eval_batch_size=32",
-    "--config.train.epochs=100.0",
-    "--config.train.eval_every_epochs=50.0",
-    "--config.train.checkpoint_every_steps=50",
-    "--config.optimizer.warmup_epochs=1.0",
-]
+LONG = as_flags(SHRUNK | {"train.epochs": 100.0, "train.eval_every_epochs": 50.0, "train.checkpoint_every_steps": 50})
 TOTAL_STEPS = 600
 
 
@@ -274,7 +264,7 @@ def test_a_sweep_is_an_array_whose_tasks_are_stopped_resumed_and_reported(ask, c
     # Eight virtual devices on a loaded machine can wait for each other for ever, inside XLA; that is not tested here.
     cluster = cluster | {"JAX_NUM_CPU_DEVICES": "1"}
     workdir = tmp_path / "runs"
-    args = [*ON_SLURM, *SHRUNK, "--only", "bypass=none,seed=0,seed=1", "--workdir", str(workdir)]
+    args = [*ON_SLURM, *LONG, "--only", "bypass=none,seed=0,seed=1", "--workdir", str(workdir)]
     args += ["--slurm", "partition=gpu,time=30,gpus=1,cpus=1"]
     result = launch(*args, env=cluster)
     assert result.returncode == 0, result.stderr
@@ -331,7 +321,7 @@ def test_a_sweep_is_an_array_whose_tasks_are_stopped_resumed_and_reported(ask, c
 
 @pytest.mark.slow
 def test_a_run_that_fails_is_a_failed_task_with_its_output_in_the_log(ask, cluster, tmp_path):
-    args = [*ON_SLURM, *SHRUNK, "--config.train.batch_size=33", "--only", "bypass=none,seed=0"]
+    args = [*ON_SLURM, *LONG, "--config.train.batch_size=33", "--only", "bypass=none,seed=0"]
     result = launch(*args, "--workdir", str(tmp_path / "runs"), env=cluster)
     assert result.returncode == 0, result.stderr
     job = result.stdout.split("submitted job ")[1].split(":")[0]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from damage import cut_off, empty, flip_a_bit
 from jax.sharding import AxisType
 
 from squeezenet_jax import checkpoint, devices, monitor, objective, train
@@ -125,20 +126,6 @@ def test_resuming_needs_only_the_checkpoint(tiny, tmp_path):
     _, resumed, metrics_resumed, _ = run(settings, tmp_path / "cut")
     assert_equal(uninterrupted, resumed)
     assert curve(metrics) == curve(metrics_resumed)
-
-
-def cut_off(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def flip_a_bit(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def empty(path):
-    path.write_bytes(b"")
 
 
 @pytest.mark.parametrize("damage", [cut_off, flip_a_bit, empty])

@@ -65,22 +65,27 @@ def finished_shards(out):
     return len(list(out.glob("many/incomplete.1.0.0/data/*.array_record-?????-of-?????")))
 
 
+def killed_after(shards, source, out):
+    """Exit status and stderr of a process that is killed once so many are finished; it may have ended before."""
+    process = start(source, out)
+    while process.poll() is None and finished_shards(out) < shards:
+        time.sleep(0.001)
+    process.kill()
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
 def test_killed_again_and_again_it_ends_with_the_same_bytes(many, tmp_path):
     source, whole = many
     kills = 0
     while True:
         before = finished_shards(tmp_path)
-        process = start(source, tmp_path)
-        while process.poll() is None and finished_shards(tmp_path) < before + 10:
-            time.sleep(0.001)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        _, errors = process.communicate(timeout=60)
-        assert (tmp_path / "many" / "1.0.0").exists() == (process.returncode == 0), errors
-        if process.returncode == 0:
+        status, errors = killed_after(before + 10, source, tmp_path)
+        assert (tmp_path / "many" / "1.0.0").exists() == (status == 0), errors
+        if status == 0:
             break
-        assert process.returncode == -signal.SIGKILL, errors
+        assert status == -signal.SIGKILL, errors
+        kills += 1
         assert finished_shards(tmp_path) >= before + 10  # what was finished stays
     assert kills >= 2
     assert digests(tmp_path / "many" / "1.0.0") == digests(whole.directory)
@@ -89,12 +94,8 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(many, tmp_path):
 
 def test_what_was_written_before_is_not_written_again(many, tmp_path):
     source, whole = many
-    process = start(source, tmp_path)
-    while finished_shards(tmp_path) < 10:
-        assert process.poll() is None
-        time.sleep(0.001)
-    process.kill()
-    process.communicate()
+    status, errors = killed_after(10, source, tmp_path)
+    assert status == -signal.SIGKILL, errors
     work = tmp_path / "many" / "incomplete.1.0.0"
     finished = {path.name: path.stat().st_ino for path in (work / "data").iterdir() if not path.name.endswith(".part")}
     torn = sorted(finished)[0]
@@ -160,12 +161,8 @@ def test_other_options_than_before_are_refused(many, tmp_path):
         UserError, match=r"--short-side: no value is not what was prepared in .*, which had 12; give ano"
     ):
         prepare(source, whole.directory.parents[1], Listener(), shard_bytes=SHARD_BYTES)
-    process = start(source, tmp_path)
-    while finished_shards(tmp_path) < 2:
-        assert process.poll() is None
-        time.sleep(0.001)
-    process.kill()
-    process.communicate()
+    status, errors = killed_after(2, source, tmp_path)
+    assert status == -signal.SIGKILL, errors
     before = digests(tmp_path)
     with pytest.raises(UserError, match=r"--short-side: 13 is not what was begun in .*, which had 12; .*delete"):
         prepare(source, tmp_path, Listener(), short_side=13, shard_bytes=SHARD_BYTES)

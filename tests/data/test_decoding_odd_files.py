@@ -1,0 +1,182 @@
+"""Odd files are read right; what is damaged or no image is `Undecodable` and nothing else."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from decoding_files import (
+    QUADRANTS,
+    both_decoders,
+    difference,
+    encode,
+    every_way,
+    needs_simplejpeg,
+    quadrants,
+    scene,
+    train,
+)
+from PIL import Image
+
+from squeezenet_jax.data import decoding
+from squeezenet_jax.data.decoding import Undecodable, centre_crop, whole
+
+
+def png(width, height, depth=8, colour=2, rows=b""):
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def oriented():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn by 90 degrees"
+    return encode(quadrants(80, 80), exif=exif, subsampling=0)
+
+
+def readable():
+    picture = quadrants(80, 80)
+    palette = picture.convert("P", palette=Image.Palette.ADAPTIVE)
+    alpha = picture.copy()
+    alpha.putalpha(255)
+    return {
+        "jpeg": encode(picture, subsampling=0),
+        "progressive": encode(picture, subsampling=0, progressive=True),
+        "restart markers": encode(picture, subsampling=0, restart_marker_blocks=3),
+        "junk after the end": encode(picture, subsampling=0) + b"junk" * 9,
+        "cmyk jpeg": encode(picture.convert("CMYK")),  # with Adobe's marker, so inverted
+        "png": encode(picture, "PNG"),
+        "palette": encode(palette, "PNG"),
+        "transparent palette": encode(palette, "PNG", transparency=bytes([255] * 8)),
+        "gif": encode(picture, "GIF"),
+        "alpha": encode(alpha, "PNG"),
+        "16 bits per colour": png(
+            80, 80, 16, 2, b"".join(b"\0" + row.repeat(2).tobytes() for row in np.array(picture))
+        ),
+        "bmp": encode(picture, "BMP"),
+        "tiff": encode(picture, "TIFF"),
+        "webp": encode(picture, "WEBP", lossless=True),
+        "exif orientation": oriented(),
+    }
+
+
+@both_decoders
+@pytest.mark.parametrize("name", readable())
+@pytest.mark.filterwarnings("error")
+def test_odd_files_are_read_right(name, decoder):
+    encoded = readable()[name]
+    image = whole(encoded, 40, 3, decoder=decoder)
+    for corner, colour in zip((image[2, 2], image[2, -3], image[-3, 2], image[-3, -3]), QUADRANTS, strict=True):
+        assert difference(corner, np.array(colour)) < 20
+    for channels in (1, 3):
+        for array in every_way(encoded, channels, decoder):
+            assert array.shape == (32, 32, channels) and array.dtype == np.uint8
+
+
+@both_decoders
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("mode", ["L", "1", "LA"])
+def test_grey_files_have_three_equal_channels(kind, mode, decoder):
+    if kind == "JPEG" and mode == "LA":
+        pytest.skip("JPEG has no alpha")
+    ramp = Image.linear_gradient("L").resize((90, 60))
+    encoded = encode(ramp.convert(mode), kind)
+    for grey, colour in zip(every_way(encoded, 1, decoder), every_way(encoded, 3, decoder), strict=True):
+        np.testing.assert_array_equal(np.broadcast_to(grey, colour.shape), colour)
+        assert grey[:8].mean() < grey[-8:].mean()
+
+
+@both_decoders
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (1, 500), (500, 1), (3, 2)])
+def test_narrow_images(size, decoder):
+    encoded = encode(Image.new("RGB", size, (200, 100, 50)))
+    for image in (whole(encoded, 32, 3, decoder=decoder), train(encoded, decoder=decoder)):
+        assert difference(image, np.array([200, 100, 50])) < 4
+    if max(size) > 64 * min(size):
+        with pytest.raises(Undecodable, match="too narrow"):
+            centre_crop(encoded, 32, 3, resize=40, decoder=decoder)
+    else:
+        assert centre_crop(encoded, 32, 3, resize=40, decoder=decoder).shape == (32, 32, 3)
+
+
+def unreadable():
+    jpeg = encode(scene())
+    frame = decoding._jpeg_frame(jpeg)
+    huge = jpeg[: frame.at + 5] + b"\xff\xff\xff\xff" + jpeg[frame.at + 9 :]
+    flat = jpeg[: frame.at + 5] + b"\0\0" + jpeg[frame.at + 7 :]
+    return {
+        "empty": (b"", "no image"),
+        "text": (b"hello", "no image"),
+        "only a start": (b"\xff\xd8", "image"),
+        "half a jpeg": (jpeg[: len(jpeg) // 2], "truncated"),
+        "no end marker": (jpeg[:-2], "truncated"),
+        "half a progressive jpeg": (encode(scene(), progressive=True)[:9000], "truncated"),
+        "half a cmyk jpeg": (encode(scene().convert("CMYK"))[:9000], "truncated"),
+        "half a png": (encode(scene(), "PNG")[:9000], "truncated"),
+        "header of a jpeg": (jpeg[: frame.at + 20], "truncated"),
+        "jpeg without rows": (flat, "300 x 0 px"),
+        "huge jpeg": (huge, "65535 x 65535 px"),
+        "huge png": (png(30_000, 30_000), "30000 x 30000|decompression bomb"),
+        "large png": (png(10_000, 10_000), "10000 x 10000"),
+        "png without pixels": (png(50, 50), "truncated|image"),
+        "16-bit grey": (encode(Image.new("I;16", (9, 7)), "PNG"), "more than 8 bits"),
+        "float": (encode(Image.new("F", (9, 7)), "TIFF"), "more than 8 bits"),
+        "eps": (encode(scene(9, 9), "EPS"), "no image"),
+    }
+
+
+@both_decoders
+@pytest.mark.parametrize("name", unreadable())
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_what_is_no_image_is_refused(name, decoder):
+    encoded, reason = unreadable()[name]
+    for call in (
+        lambda: whole(encoded, 32, 3, decoder=decoder),
+        lambda: centre_crop(encoded, 32, 1, resize=40, decoder=decoder),
+        lambda: train(encoded, decoder=decoder),
+    ):
+        with pytest.raises(Undecodable, match=reason) as caught:
+            call()
+        assert "\n" not in str(caught.value) and str(caught.value)
+
+
+@needs_simplejpeg
+def test_an_early_end_of_the_pixels_is_noticed_though_the_file_has_an_end():
+    """libjpeg fills the rest with grey and warns. Pillow does not pass the warning on."""
+    jpeg = encode(scene())
+    with pytest.raises(Undecodable, match="premature end"):
+        whole(jpeg[: len(jpeg) // 2] + b"\xff\xd9", 32, 3, decoder="simplejpeg")
+
+
+@both_decoders
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 4}], ids=str)
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_files_never_raise_anything_else(decoder, options):
+    good = encode(scene(150, 100), exif=Image.Exif(), **options)
+    rng = np.random.default_rng(0)
+    read = 0
+    for _ in range(250):
+        damaged = bytearray(good)
+        for at in rng.integers(len(good) if rng.random() < 0.5 else 700, size=rng.integers(1, 5)):
+            damaged[at] = rng.integers(256)
+        if rng.random() < 0.3:
+            del damaged[rng.integers(len(damaged)) :]
+        try:
+            for array in every_way(bytes(damaged), 3, decoder):
+                assert array.shape == (32, 32, 3)
+                read += 1
+        except Undecodable as error:
+            assert str(error)
+    assert read > 50
+
+
+@both_decoders
+def test_a_truncated_file_is_never_read(decoder):
+    for options in ({}, {"progressive": True}):
+        good = encode(scene(100, 80), **options)
+        for length in np.random.default_rng(0).integers(len(good), size=60):
+            for seed in range(2):
+                with pytest.raises(Undecodable):
+                    train(good[:length], seed, decoder=decoder)
