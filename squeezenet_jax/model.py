@@ -1,6 +1,6 @@
 """SqueezeNet (arXiv 1602.07360) as flax linen modules: the mathematics, the numbers being in `architecture.py`.
 
-    Stem        conv1, relu, max-pool
+    Stem        max-pool relu(W x + b), computed as relu(max-pool(W x) + b)
     FireBlock   s = relu(W_s x + b_s);  y = [relu(W_1 s + b_1), relu(W_3 * s + b_3)]
                 with a bypass: y + x, or y + relu(W_b x + b_b)
     FireGroup   fire blocks, then one (delayed) max-pool
@@ -22,8 +22,28 @@ import jax.numpy as jnp
 
 from squeezenet_jax import lowering
 from squeezenet_jax.architecture import Architecture, FireSpec, StemSpec
+from squeezenet_jax.lowering import Features
 
-Conv = Callable[..., nn.Conv]  # (features, kernel_size, ...): nn.Conv with the network's dtype and initialiser
+
+class Conv(nn.Module):
+    """W * x + b, [B, H, W, C] -> [B, P, Q, features]; parameters like those of linen's."""
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: str | int = "VALID"
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Features, pool: Callable[[jax.Array], jax.Array] = lambda y: y) -> jax.Array:
+        """pool(W * x) + b, which is pool(W * x + b) for a max-pool: adding one number keeps the order."""
+        shape = (*self.kernel_size, lowering.num_channels(x), self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        y = lowering.conv(x, kernel, strides=self.strides, padding=self.padding)
+        self.sow("intermediates", "product", y)
+        return lowering.add_bias(pool(y), bias)
 
 
 class FireBlock(nn.Module):
@@ -33,21 +53,21 @@ class FireBlock(nn.Module):
     """
 
     spec: FireSpec
-    conv: Conv
+    conv: Callable[..., Conv]  # with the network's dtype and initialiser
     bypass_relu: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Features) -> Features:
         spec = self.spec
         s = nn.relu(self.conv(spec.squeeze, (1, 1), name="squeeze1x1")(x))
         expand1x1 = nn.relu(self.conv(spec.expand1x1, (1, 1), name="expand1x1")(s))
         expand3x3 = nn.relu(self.conv(spec.expand3x3, (3, 3), padding="SAME", name="expand3x3")(s))
-        y = jnp.concatenate([expand1x1, expand3x3], axis=-1)
+        y = lowering.concatenate(expand1x1, expand3x3)
         if spec.bypass == "identity":
-            y = y + x
+            y = lowering.add(y, x)
         elif spec.bypass == "conv":
             projected = self.conv(spec.features, (1, 1), name="bypass")(x)
-            y = y + (nn.relu(projected) if self.bypass_relu else projected)
+            y = lowering.add(y, nn.relu(projected) if self.bypass_relu else projected)
         return y
 
 
@@ -58,14 +78,14 @@ class FireGroup(nn.Module):
     first: int
     pool: bool
     pool_ceil: bool
-    conv: Conv
+    conv: Callable[..., Conv]
     bypass_relu: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Features) -> Features:
         for number, spec in enumerate(self.specs, start=self.first):
             x = FireBlock(spec, self.conv, self.bypass_relu, name=f"fire{number}")(x)
-        return lowering.max_pool(x, ceil=self.pool_ceil) if self.pool else x
+        return jax.tree.map(functools.partial(lowering.max_pool, ceil=self.pool_ceil), x) if self.pool else x
 
 
 class Stem(nn.Module):
@@ -73,31 +93,31 @@ class Stem(nn.Module):
 
     spec: StemSpec
     pool_ceil: bool
-    conv: Conv
+    conv: Callable[..., Conv]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         spec = self.spec
         kernel, strides = (spec.kernel, spec.kernel), (spec.stride, spec.stride)
-        x = nn.relu(self.conv(spec.features, kernel, strides=strides, padding=spec.padding, name="conv1")(x))
-        return lowering.max_pool(x, ceil=self.pool_ceil) if spec.pool else x
+        conv1 = self.conv(spec.features, kernel, strides=strides, padding=spec.padding, name="conv1")
+        return nn.relu(conv1(x, functools.partial(lowering.max_pool, ceil=self.pool_ceil)) if spec.pool else conv1(x))
 
 
 class Learner(nn.Module):
     """All fire groups, and the dropout behind the last one (paper Sec. 3.3.1)."""
 
     arch: Architecture
-    conv: Conv
+    conv: Callable[..., Conv]
 
     @nn.compact
-    def __call__(self, x: jax.Array, dropout_key_B: jax.Array | None) -> jax.Array:
+    def __call__(self, x: Features, dropout_key_B: jax.Array | None) -> Features:
         arch, first = self.arch, 2
         for index, specs in enumerate(arch.groups):
             pool = index < len(arch.groups) - 1
             group = FireGroup(specs, first, pool, arch.pool_ceil, self.conv, arch.bypass_relu, name=f"group{index}")
             nn.share_scope(self, group)
             x, first = group(x), first + len(specs)
-        return x if dropout_key_B is None else _dropout(x, dropout_key_B, arch.dropout)
+        return x if dropout_key_B is None else _dropout(lowering.join(x), dropout_key_B, arch.dropout)
 
 
 class Classifier(nn.Module):
@@ -105,10 +125,10 @@ class Classifier(nn.Module):
 
     num_classes: int
     arch: Architecture
-    conv: Conv
+    conv: Callable[..., Conv]
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Features) -> jax.Array:
         x = self.conv(self.num_classes, (1, 1), padding=self.arch.conv10_padding, name="conv10")(x)
         x = nn.relu(x) if self.arch.conv10_relu else x
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
@@ -134,7 +154,7 @@ class SqueezeNet(nn.Module):
     def __call__(self, image_BHWC: jax.Array, dropout_key_B: jax.Array | None = None) -> jax.Array:
         """Normalised images, float [B, H, W, C] -> logits, float32 [B, K]; in training with a dropout key for each."""
         conv = functools.partial(
-            nn.Conv,
+            Conv,
             padding="VALID",
             kernel_init=_initializer(self.kernel_init),
             dtype=jnp.dtype(self.dtype),

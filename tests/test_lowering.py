@@ -96,12 +96,66 @@ def test_pool_off_the_cpu_is_one_lax_operation(monkeypatch):
     assert lowering.compiler_options() == {}
 
 
+def lax_conv(x, kernel, strides=(1, 1), padding="VALID"):
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def assert_values_and_gradients_equal(f, reference, *args):
+    """In float32, to rounding, under a random cotangent."""
+    (y, pullback), (expected, expected_pullback) = jax.vjp(jax.jit(f), *args), jax.vjp(jax.jit(reference), *args)
+    cotangent = jnp.asarray(np.random.default_rng(3).normal(size=expected.shape), expected.dtype)
+    outcomes = zip((y, *pullback(cotangent)), (expected, *expected_pullback(cotangent)), strict=True)
+    for value, wanted in outcomes:
+        assert value.shape == wanted.shape
+        np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-5 * float(jnp.abs(wanted).max()))
+
+
+@pytest.mark.parametrize("parts", [(7,), (4, 3)])
+@pytest.mark.parametrize("padding, pads", [("VALID", "VALID"), ("SAME", "SAME"), (1, [(1, 1), (1, 1)])])
+@pytest.mark.parametrize("kernel, strides", [(1, (1, 1)), (1, (2, 2)), (3, (1, 1)), (7, (2, 2))])
+def test_convolution_of_parts_and_its_gradients_are_lax(kernel, strides, padding, pads, parts):
+    ends = np.cumsum(parts)[:-1]
+
+    def f(x, kernel):
+        return lowering.conv(lowering.concatenate(*jnp.split(x, ends, -1)), kernel, strides=strides, padding=padding)
+
+    x, kernel = images(2, 9, 8, 7), images(kernel, kernel, 7, 5)
+    assert_values_and_gradients_equal(f, lambda x, kernel: lax_conv(x, kernel, strides, pads), x, kernel)
+
+
+def test_bias_and_its_gradient_are_a_sum():
+    assert_values_and_gradients_equal(lowering.add_bias, jnp.add, images(4, 5, 3, 6), images(6))
+
+
+@pytest.mark.parametrize("others", [(2, 3), (3, 2), (5,)])
+def test_sums_of_parts_are_sums_whatever_the_parts(others):
+    def f(x, y):
+        parts = lowering.concatenate(x[..., :2], x[..., 2:])
+        other = lowering.concatenate(y[..., : others[0]], y[..., others[0] :]) if len(others) == 2 else y
+        return lowering.join(lowering.add(parts, other))
+
+    x, y = images(2, 3, 4, 5), images(4, 3, 4, 5)[:2]
+    np.testing.assert_array_equal(f(x, y), x + y)
+    assert lowering.num_channels(lowering.concatenate(x, y, x)) == 15
+
+
+def test_off_the_cpu_convolutions_are_lax_operations_of_whole_arrays(monkeypatch):
+    monkeypatch.setattr(lowering, "_on_cpu", lambda: False)
+
+    def f(x, kernel, bias):
+        y = lowering.conv(lowering.concatenate(x, x), kernel, strides=(1, 1), padding="SAME")
+        return lowering.add_bias(y, bias)
+
+    equations = jax.make_jaxpr(f)(images(2, 5, 5, 2), images(1, 1, 4, 3), images(3)).eqns
+    names = [equation.primitive.name for equation in equations]
+    assert names == ["concatenate", "conv_general_dilated", "broadcast_in_dim", "add"]
+
+
 def test_compiler_options_are_accepted_and_change_a_convolution_only_by_rounding():
     x, kernel = images(2, 9, 9, 8), images(3, 3, 8, 16)
 
     def f(x, kernel):
-        y = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        return (y**2).sum()
+        return (lax_conv(x, kernel, padding="SAME") ** 2).sum()
 
     def gradients(options):
         return jax.jit(jax.grad(f, argnums=(0, 1)), compiler_options=options)(x, kernel)

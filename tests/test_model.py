@@ -1,5 +1,6 @@
 """The modules against the tables and against an independent forward pass in NumPy."""
 
+import functools
 import itertools
 
 import flax
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from squeezenet_jax.architecture import FireSpec, Metaparameters, build, trace
-from squeezenet_jax.model import FireBlock, SqueezeNet
+from squeezenet_jax.lowering import max_pool
+from squeezenet_jax.model import Conv, FireBlock, SqueezeNet
 
 VARIANTS = [
     {"version": version, "bypass": bypass, "stem": stem, "geometry": geometry}
@@ -41,9 +43,7 @@ def test_table_and_modules_agree_on_names_parameters_and_output(variant):
     assert sizes == {layer.name: layer.params for layer in layers if layer.params}
     image = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
     logits, captured = jax.eval_shape(
-        lambda image: network(arch, 7).init_with_output(
-            jax.random.key(0), image, capture_intermediates=lambda module, _: type(module).__name__ == "Conv"
-        ),
+        lambda image: network(arch, 7).init_with_output(jax.random.key(0), image, mutable=True),
         image,
     )
     shapes = flax.traverse_util.flatten_dict(captured["intermediates"])
@@ -56,7 +56,7 @@ def test_table_and_modules_agree_on_names_parameters_and_output(variant):
 @pytest.mark.parametrize("bypass", ["identity", "conv"])
 def test_with_zero_expand_kernels_a_bypass_is_all_that_is_left(bypass):
     x = jax.random.normal(jax.random.key(0), (2, 5, 5, 16))  # negative values too: no ReLU may follow the sum
-    block = FireBlock(FireSpec(4, 8, 8, bypass), flax.linen.Conv, bypass_relu=False)
+    block = FireBlock(FireSpec(4, 8, 8, bypass), Conv, bypass_relu=False)
     params = block.init(jax.random.key(1), x)["params"]
     silent = {name: jax.tree.map(jnp.zeros_like, leaf) if "expand" in name else leaf for name, leaf in params.items()}
     y = block.apply({"params": silent}, x)
@@ -125,6 +125,24 @@ def test_equals_an_independent_forward_pass(version, bypass, geometry):
     params = jax.tree.map(lambda leaf: leaf + 0.05, params)  # biases too
     logits = model.apply({"params": params}, jnp.asarray(image, jnp.float32))
     np.testing.assert_allclose(logits, reference(params, image, version, bypass, geometry), rtol=1e-4, atol=1e-5)
+
+
+def test_pool_before_the_bias_is_pool_behind_the_relu():
+    """Values to the bit; gradients to rounding (the bias's adds up in another order)."""
+    conv = Conv(8, (3, 3))
+    x = jax.random.normal(jax.random.key(0), (2, 11, 12, 3))
+    params = conv.init(jax.random.key(1), x)["params"] | {"bias": jnp.linspace(-1, 1, 8)}
+    pool = functools.partial(max_pool, ceil=True)
+
+    def before(params):
+        return jax.nn.relu(conv.apply({"params": params}, x, pool))
+
+    def behind(params):
+        return pool(jax.nn.relu(conv.apply({"params": params}, x)))
+
+    np.testing.assert_array_equal(before(params), behind(params))
+    gradients = [jax.grad(lambda params, f=f: (f(params) ** 2).sum())(params) for f in (before, behind)]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), *gradients)
 
 
 def test_bfloat16_activations_float32_parameters_and_logits():
