@@ -65,11 +65,16 @@ def origin(settings: Settings) -> dict[str, str] | None:
     return dict(transfer.load(settings.model).provenance) if settings.model.weights else None
 
 
+class _Stopped(Exception):
+    """A stop was asked for in the middle of an evaluation."""
+
+
 def train(settings: Settings, directory: RunDirectory, reporter: Reporter, should_stop: Callable[[], bool]) -> str:
     """Trains one run to its end, from its newest checkpoint if it has one, and returns its status.
 
     "done"; "stalled": trained to the end without leaving ln(K); "diverged": the loss was not finite; "preempted":
-    `should_stop` became true, and a checkpoint of that step was written.
+    `should_stop` became true, and a checkpoint of that step was written. It is asked after each step and before each
+    batch of an evaluation; one that was cut short is made when the run is resumed.
     """
     check(settings)
     mesh = devices.data_mesh()
@@ -109,10 +114,31 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
         def watched_eval_batches(step: int) -> Iterator[Batch]:
             for number, batch in enumerate(loader.stream("eval", range(len(eval_batches)))):
                 watchdog.phase(f"batch {number} of the evaluation after step {step}")
+                if processes.should_stop(should_stop()):
+                    raise _Stopped
                 yield batch
+
+        def end_in_evaluation(step: int, state: TrainState) -> str | None:
+            """Evaluates and writes the result; the run's status where that ends it."""
+            try:
+                result = evaluate(steps, state.params, watched_eval_batches(step), mesh)
+            except _Stopped:
+                save(step, state)
+                return "preempted"
+            if not math.isfinite(result["loss"]):
+                return "diverged"
+            monitor.write({"split": "eval", "step": step, "epoch": step / batches.steps_per_epoch} | result)
+            return None
 
         stream, pace = loader.stream("train", range(start, schedule.total_steps)), devices.Pace()
         with jax.transfer_guard("disallow"):
+            evaluated = any(
+                record["split"] == "eval" and record["step"] == start for record in directory.read_metrics()
+            )
+            if start and schedule.evaluates(start) and not processes.from_main(evaluated):
+                if ended := end_in_evaluation(start, state):
+                    return ended
+                monitor.restart_clock()
             for step in range(start + 1, schedule.total_steps + 1):
                 watchdog.phase(f"reading the batch of step {step}")
                 try:
@@ -132,16 +158,14 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
                     monitor.flush()
                     if monitor.diverged:
                         return "diverged"
-                    if schedule.evaluates(step):
-                        result = evaluate(steps, state.params, watched_eval_batches(step), mesh)
-                        if not math.isfinite(result["loss"]):
-                            return "diverged"
-                        monitor.write({"split": "eval", "step": step, "epoch": step / batches.steps_per_epoch} | result)
-                    if schedule.saves(step) or stop:
+                    if stop:
+                        save(step, state)
+                        return "preempted"
+                    if schedule.evaluates(step) and (ended := end_in_evaluation(step, state)):
+                        return ended
+                    if schedule.saves(step):
                         save(step, state)
                     monitor.restart_clock()
-                if stop and step < schedule.total_steps:
-                    return "preempted"
     return "stalled" if processes.from_main(monitor.stalled) else "done"
 
 

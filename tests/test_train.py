@@ -98,13 +98,15 @@ def test_stopped_and_started_again_ends_with_the_same_bits(tiny, tmp_path):
     settings = tiny()
     uninterrupted_status, uninterrupted, metrics, _ = run(settings, tmp_path / "whole")
     total_steps = 12
-    for stop_after in (1, 4, 5, 11):  # before, at and after log lines and checkpoints, and one before the end
-        path = tmp_path / str(stop_after)
+    # Asked after each step, and before each of the two batches of the evaluations after steps 6 and 12.
+    moments = {1: 1, 4: 4, 5: 5, 6: 6, 8: 6, 13: 11, 16: 12}
+    for question, step in moments.items():  # before, at and after log lines, checkpoints and evaluations; in those
+        path = tmp_path / str(question)
         asked = iter(range(1, 100))
-        status, *_ = run(settings, path, lambda stop=stop_after, asked=asked: next(asked) >= stop)
+        status, *_ = run(settings, path, lambda stop=question, asked=asked: next(asked) >= stop)
         assert status == "preempted"
         status, resumed, metrics_resumed, reporter = run(settings, path)
-        assert reporter.starts == [(stop_after, total_steps)]
+        assert reporter.starts == [(step, total_steps)]
         assert status == uninterrupted_status
         assert_equal(uninterrupted, resumed)
         assert curve(metrics, "eval") == curve(metrics_resumed, "eval")
