@@ -42,6 +42,16 @@ def run(settings, path, should_stop=lambda: False):
     return status, final_params(path), directory.read_metrics(), reporter
 
 
+def stop_at(question):
+    """A `should_stop` that says so from its nth question on.
+
+    A run of the `tiny` settings asks after each of its 12 steps, and before each of the two batches of the
+    evaluations after steps 6 and 12: question 9 is the first after step 7.
+    """
+    questions = iter(range(1, 100))
+    return lambda: next(questions) >= question
+
+
 def final_params(path):
     newest = checkpoint.read_newest(path / "checkpoints")
     return newest and {name: x for name, x in newest[1].items() if name.startswith("params/")}
@@ -98,12 +108,10 @@ def test_stopped_and_started_again_ends_with_the_same_bits(tiny, tmp_path):
     settings = tiny()
     uninterrupted_status, uninterrupted, metrics, _ = run(settings, tmp_path / "whole")
     total_steps = 12
-    # Asked after each step, and before each of the two batches of the evaluations after steps 6 and 12.
     moments = {1: 1, 4: 4, 5: 5, 6: 6, 8: 6, 13: 11, 16: 12}
     for question, step in moments.items():  # before, at and after log lines, checkpoints and evaluations; in those
         path = tmp_path / str(question)
-        asked = iter(range(1, 100))
-        status, *_ = run(settings, path, lambda stop=question, asked=asked: next(asked) >= stop)
+        status, *_ = run(settings, path, stop_at(question))
         assert status == "preempted"
         status, resumed, metrics_resumed, reporter = run(settings, path)
         assert reporter.starts == [(step, total_steps)]
@@ -119,8 +127,7 @@ def test_resuming_needs_only_the_checkpoint(tiny, tmp_path):
     """A kill between two checkpoints loses the steps since the older one, and they are taken again."""
     settings = tiny()
     _, uninterrupted, metrics, _ = run(settings, tmp_path / "whole")
-    asked = iter(range(1, 100))
-    run(settings, tmp_path / "cut", lambda: next(asked) >= 5)
+    run(settings, tmp_path / "cut", stop_at(5))
     directory = RunDirectory(tmp_path / "cut")
     directory.append_metrics({"split": "train", "step": 8, "loss": 0.0})  # written after the checkpoint of step 5
     with (directory.path / "metrics.jsonl").open("a") as file:
@@ -134,8 +141,7 @@ def test_resuming_needs_only_the_checkpoint(tiny, tmp_path):
 def test_an_unreadable_checkpoint_is_moved_aside_and_the_one_before_is_used(tiny, tmp_path, damage):
     settings = tiny()
     _, uninterrupted, _, _ = run(settings, tmp_path / "whole")
-    asked = iter(range(1, 100))
-    run(settings, tmp_path / "cut", lambda: next(asked) >= 9)
+    run(settings, tmp_path / "cut", stop_at(11))
     damage(tmp_path / "cut/checkpoints/9.safetensors")
     _, resumed, _, reporter = run(settings, tmp_path / "cut")
     assert reporter.starts == [(5, 12)]
