@@ -103,6 +103,8 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
             state = init_state(settings, steps, first["image"], key, mesh)
         start = int(state.step)
         directory.truncate_metrics(after=start)
+        evaluated = [record["step"] for record in directory.read_metrics() if record["split"] == "eval"]
+        evaluation_missing = bool(start) and schedule.evaluates(start) and not processes.from_main(start in evaluated)
         reporter.start(start, schedule.total_steps)
         monitor = Monitor(settings, directory, reporter, batches.steps_per_epoch, lambda: loader.waited)
 
@@ -132,10 +134,7 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
 
         stream, pace = loader.stream("train", range(start, schedule.total_steps)), devices.Pace()
         with jax.transfer_guard("disallow"):
-            evaluated = any(
-                record["split"] == "eval" and record["step"] == start for record in directory.read_metrics()
-            )
-            if start and schedule.evaluates(start) and not processes.from_main(evaluated):
+            if evaluation_missing:
                 if ended := end_in_evaluation(start, state):
                     return ended
                 monitor.restart_clock()

@@ -15,6 +15,7 @@ from tiny_settings import TINY, as_flags, dotted
 
 from squeezenet_jax import checkpoint, processes
 from squeezenet_jax.errors import UserError
+from squeezenet_jax.record import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 # SGD: Adam divides by gradients near 0 and turns rounding into steps.
@@ -46,7 +47,7 @@ def start_two(workdir, devices=2, **overrides):
 def finish(*started):
     for process in started:
         output = process.communicate(timeout=250)
-        assert process.returncode == 0, output
+        assert process.returncode == 0, "\n".join(output)
 
 
 def results(workdir):
@@ -78,6 +79,13 @@ def test_two_processes_train_like_one(tmp_path, alone):
     finish(*start_two(tmp_path / "two"))
     assert_same(results(tmp_path / "two"), alone)
     assert not (tmp_path / "unused").exists()
+    # As if a stop had cut the last evaluation short: the next start makes it.
+    directory = RunDirectory(tmp_path / "two" / "bypass=simple,seed=1")
+    *lines, _ = (directory.path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (directory.path / "metrics.jsonl").write_text("".join(lines))
+    directory.write_status("preempted")
+    finish(*start_two(tmp_path / "two"))
+    assert_same(results(tmp_path / "two"), alone)
 
 
 @pytest.mark.parametrize(("number", "to"), [(signal.SIGTERM, 1), (signal.SIGINT, 0)], ids=["TERM-1", "INT-0"])
