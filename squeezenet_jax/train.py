@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 from squeezenet_jax import devices, objective, processes
 from squeezenet_jax.checkpoint import Checkpoints
 from squeezenet_jax.data import sources
-from squeezenet_jax.data.batches import Batch, EvalBatches, TrainBatches
-from squeezenet_jax.data.loader import Loader
+from squeezenet_jax.data.batches import Batch, EvalBatches, TrainBatches, in_parts
+from squeezenet_jax.data.loader import Loader, parallelism
 from squeezenet_jax.monitor import Monitor, Reporter
 from squeezenet_jax.record import RunDirectory
 from squeezenet_jax.settings import Settings
@@ -88,9 +88,9 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
         directory.write_status("hung", message)
 
     watchdog = Watchdog(60 * settings.train.hang_minutes, on_hang, directory.path / "hang.txt")
-    makers = {"train": batches.batch_at, "eval": eval_batches.batch_at}
     in_memory = all(isinstance(source, sources.InMemory) for source in (batches.source, eval_batches.source))
     workers = None if in_memory else settings.data.workers
+    makers = {"train": in_parts(batches, parallelism(workers)), "eval": in_parts(eval_batches, parallelism(workers))}
     with watchdog.watching(), Loader(makers, workers, reporter.notice, directory.add_unreadable) as loader:
         watchdog.phase("compilation")
         comparable = dataclasses.replace(settings, seed=0)

@@ -23,7 +23,7 @@ def two_steps(settings):
     key = devices.run_key(settings.seed, mesh)
     state = init_state(settings, steps, batches.batch_at(0)["image"], key, mesh)
     tallies = []
-    for batch in Loader({"train": batches.batch_at}, None, print).stream("train", [0, 1]):
+    for batch in Loader({"train": [batches.batch_at]}, None, print).stream("train", [0, 1]):
         state, tally = steps.train(state, devices.put_batch(batch, mesh), key)
         tallies.append(jax.device_get(tally))
     return jax.device_get(state.params), tallies

@@ -160,7 +160,7 @@ def test_evaluation_is_exact_whatever_the_batch_size(tiny):
         steps = compile_steps(dataclasses.replace(settings, train=changed), 10, 6.0, mesh)
         params = jax.device_put(steps.init(jax.random.key(0)), devices.replicated(mesh))
         batches = EvalBatches(source, batch_size)
-        stream = Loader({"eval": batches.batch_at}, None, print).stream("eval", range(len(batches)))
+        stream = Loader({"eval": [batches.batch_at]}, None, print).stream("eval", range(len(batches)))
         results.append(train.evaluate(steps, params, stream, mesh))
     model = build_model(settings)
     mean, std = settings.data.mean[0], settings.data.std[0]
@@ -198,7 +198,7 @@ def test_a_compiled_step_refuses_other_shapes_instead_of_compiling_again(tiny):
     settings, mesh = tiny(), devices.data_mesh()
     steps = compile_steps(settings, 12, 6.0, mesh)
     batches = TrainBatches(sources.load(settings.data, "train_split"), 8, 0)
-    (batch,) = Loader({"train": batches.batch_at}, None, print).stream("train", [0])
+    (batch,) = Loader({"train": [batches.batch_at]}, None, print).stream("train", [0])
     key = devices.run_key(0, mesh)
     state = steps.begin(steps.init(jax.random.key(0)))
     with pytest.raises(TypeError, match="compiled"):

@@ -15,15 +15,18 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from types import TracebackType
 
-from squeezenet_jax.data.batches import Batch
+from squeezenet_jax.data.batches import Batch, join
 
-Makers = Mapping[str, Callable[[int], Batch]]
+# From a position to a part of its batch; the parts are put together in this order.
+Makers = Mapping[str, Sequence[Callable[[int], Batch]]]
+
+Task = tuple[str, int, int]  # the maker's name, the part, the position
 
 DEATHS_IN_A_ROW = 3  # of worker processes, without a batch in between, until it is no accident
 
 
 class Loader:
-    """Streams of batches from `makers`, functions from a position to a batch.
+    """Streams of batches from `makers`, functions from a position to a part of the batch (`batches.in_parts`).
 
     `workers` is the number of processes that make them; 0 means threads of this one, as many as it has cores; None
     means that a batch is made when it is asked for. `notice` is told of workers that died and of images that could not
@@ -45,18 +48,21 @@ class Loader:
         self.unreadable: dict[str, None] = {}  # names with reasons, in the order in which they were met
 
     def stream(self, name: str, positions: Sequence[int]) -> Iterator[Batch]:
-        """The batches of the maker `name` at these positions, in this order."""
-        ahead: dict[int, Future[Batch] | None] = {}  # by place in `positions`: under way, or to be begun
+        """The batches `name` at these positions, no two the same, in this order."""
+        makers = self._makers[name]
+        ahead: dict[Task, Future[Batch] | None] = {}  # under way, or to be begun
         try:
             for place, position in enumerate(positions):
                 began = time.perf_counter()
                 if self._workers is None:
-                    batch = self._makers[name](position)
+                    batch = join([make(position) for make in makers])
                 else:
-                    for next_place in range(place, min(place + _parallel(self._workers) + 1, len(positions))):
-                        ahead.setdefault(next_place, None)
-                    batch = self._first(name, positions, ahead)
-                    del ahead[place]
+                    # So many that every worker has a part to make while the batch before is being used.
+                    last = place + -(-parallelism(self._workers) // len(makers))
+                    for later in positions[place : last + 1]:
+                        for part in range(len(makers)):
+                            ahead.setdefault((name, part, later), None)
+                    batch = join([self._first(ahead) for _ in makers])
                 self.waited += time.perf_counter() - began
                 self._note(batch.pop("unreadable", ()))
                 yield batch
@@ -65,12 +71,12 @@ class Loader:
                 if future:
                     future.cancel()
 
-    def _first(self, name: str, positions: Sequence[int], ahead: dict[int, "Future[Batch] | None"]) -> Batch:
-        """The first batch of `ahead`, all of which are begun; where workers have died, the work goes to new ones."""
+    def _first(self, ahead: dict[Task, "Future[Batch] | None"]) -> Batch:
+        """Takes the first of `ahead`, all of which are begun; where workers have died, the work goes to new ones."""
         while True:
             try:
-                for place, future in ahead.items():
-                    ahead[place] = future or self._submit(name, positions[place])
+                for task, future in ahead.items():
+                    ahead[task] = future or self._submit(*task)
                 first = next(iter(ahead.values()))
                 assert first is not None
                 batch = first.result()
@@ -83,9 +89,10 @@ class Loader:
                 ahead.update(dict.fromkeys(ahead))
             else:
                 self._deaths = 0
+                del ahead[next(iter(ahead))]
                 return batch
 
-    def _submit(self, name: str, position: int) -> "Future[Batch]":
+    def _submit(self, name: str, part: int, position: int) -> "Future[Batch]":
         if self._executor is None:
             if self._workers:
                 self._executor = ProcessPoolExecutor(
@@ -95,10 +102,10 @@ class Loader:
                     initargs=(self._makers,),
                 )
             else:
-                self._executor = ThreadPoolExecutor(_parallel(0), thread_name_prefix="data")
+                self._executor = ThreadPoolExecutor(parallelism(0), thread_name_prefix="data")
         if self._workers:
-            return self._executor.submit(_make, name, position)
-        return self._executor.submit(self._makers[name], position)
+            return self._executor.submit(_make, name, part, position)
+        return self._executor.submit(self._makers[name][part], position)
 
     def _note(self, unreadable: Sequence[str]) -> None:
         for name in unreadable:
@@ -126,8 +133,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _parallel(workers: int) -> int:
-    return workers or cores()
+def parallelism(workers: int | None) -> int:
+    """How many parts of batches are made at the same time."""
+    return 1 if workers is None else workers or cores()
 
 
 _makers: Makers = {}  # in a worker process
@@ -149,5 +157,5 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _make(name: str, position: int) -> Batch:
-    return _makers[name](position)
+def _make(name: str, part: int, position: int) -> Batch:
+    return _makers[name][part](position)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 from tiny_settings import make_settings
 
 from squeezenet_jax.data import catalog, folder, loader, sources
-from squeezenet_jax.data.batches import EvalBatches, TrainBatches
+from squeezenet_jax.data.batches import EvalBatches, TrainBatches, in_parts
 from squeezenet_jax.data.loader import Loader
 from squeezenet_jax.data.prepare.writer import prepare
 from squeezenet_jax.errors import UserError
@@ -70,7 +71,7 @@ def settings_for(directory, name="folder", **changes):
 def makers(settings):
     train = TrainBatches(sources.load(settings.data, "train_split"), 7, seed=3)
     evaluation = EvalBatches(sources.load(settings.data, "eval_split"), 4)
-    return {"train": train.batch_at, "eval": evaluation.batch_at}
+    return {"train": [train.batch_at], "eval": [evaluation.batch_at]}
 
 
 def batches(settings, workers=None, notices=None):
@@ -117,6 +118,28 @@ def test_images_in_memory_are_those_decoded_when_asked_for(pictures, monkeypatch
 def test_batches_do_not_depend_on_who_makes_them(pictures, workers):
     settings = settings_for(pictures, **CROPS)
     assert_same_batches(batches(settings), batches(settings, workers))
+
+
+@pytest.mark.parametrize("workers", [0, 2], ids=["threads", "processes"])
+def test_batches_do_not_depend_on_how_many_share_one(pictures, workers, monkeypatch):
+    spoil(pictures)
+    settings = settings_for(pictures, **CROPS)
+    train = TrainBatches(sources.load(settings.data, "train_split"), 13, seed=3, rows=(2, 13))
+    monkeypatch.setattr("squeezenet_jax.data.batches.PART_ROWS", 3)
+    makers = in_parts(train, 99)
+    notices, again = [], []
+    assert [maker.__self__.rows for maker in makers] == [(2, 5), (5, 9), (9, 13)]
+    with Loader({"train": makers}, workers, notices.append) as loader:
+        shared = list(loader.stream("train", range(2, 9)))
+    with Loader({"train": [train.batch_at]}, None, again.append) as loader:
+        assert_same_batches(shared, loader.stream("train", range(2, 9)))
+    assert notices == again and len(notices) == 3
+
+
+def test_small_batches_are_not_shared(pictures):
+    train = TrainBatches(sources.load(settings_for(pictures).data, "train_split"), 127, seed=3)
+    assert len(in_parts(train, 8)) == 1
+    assert len(in_parts(train, 1)) == 1
 
 
 def test_crops_differ_by_epoch_example_and_seed(pictures):
@@ -184,25 +207,35 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(pictures):
 
 
 def test_workers_that_keep_dying_end_the_run(pictures):
-    with Loader({"train": os._exit}, 1, lambda text: None) as loader, pytest.raises(RuntimeError, match="3 times"):
+    with Loader({"train": [os._exit]}, 1, lambda text: None) as loader, pytest.raises(RuntimeError, match="3 times"):
         next(loader.stream("train", [1]))
 
 
-def test_workers_end_with_the_process_that_started_them(pictures):
+def run_script(pictures, lines):
+    """A process that has `loader`, with two workers, and `settings`; and runs these lines."""
     script = f"""
 import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
-import multiprocessing, os, signal, test_sources
+import multiprocessing, os, signal, time, test_sources
 settings = test_sources.settings_for({str(pictures)!r}, **test_sources.CROPS)
 if __name__ == "__main__":
     loader = test_sources.Loader(test_sources.makers(settings), 2, print)
-    next(loader.stream("train", [0, 1, 2]))
-    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
+{textwrap.indent(textwrap.dedent(lines), "    ")}
 """
     path = pictures.parent / "script.py"
     path.write_text(script)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=120, env=environment)
+    return subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=120, env=environment)
+
+
+def test_workers_end_with_the_process_that_started_them(pictures):
+    done = run_script(
+        pictures,
+        """
+        next(loader.stream("train", [0, 1, 2]))
+        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+    )
     workers = [int(pid) for pid in done.stdout.split()]
     assert done.returncode == -signal.SIGKILL and len(workers) == 2, done.stderr
     deadline = time.monotonic() + 30
@@ -216,10 +249,10 @@ def test_the_loader_says_how_long_it_waited():
         time.sleep(0.05)
         return {"position": position}
 
-    with Loader({"train": slow}, None, print) as loader:
+    with Loader({"train": [slow]}, None, print) as loader:
         assert [batch["position"] for batch in loader.stream("train", [3, 1, 2])] == [3, 1, 2]
         assert 0.15 <= loader.waited < 2
-    with Loader({"train": slow}, 0, print) as loader:
+    with Loader({"train": [slow]}, 0, print) as loader:
         for _ in loader.stream("train", range(5)):
             time.sleep(0.12)  # meanwhile the next ones are made
         assert loader.waited < 0.15
@@ -239,4 +272,4 @@ def test_a_split_that_the_folder_lacks_is_refused(pictures):
 
 
 def test_threads_are_as_many_as_cores():
-    assert loader._parallel(0) == len(os.sched_getaffinity(0))
+    assert loader.parallelism(0) == len(os.sched_getaffinity(0))
