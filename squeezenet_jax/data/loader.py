@@ -97,7 +97,7 @@ class Loader:
             if self._workers:
                 self._executor = ProcessPoolExecutor(
                     self._workers,
-                    multiprocessing.get_context("spawn"),  # a fork of a process that runs jax may deadlock
+                    _Spawn(),  # a fork of a process that runs jax may deadlock
                     initializer=_begin_worker,
                     initargs=(self._makers,),
                 )
@@ -136,6 +136,16 @@ def cores() -> int:
 def parallelism(workers: int | None) -> int:
     """How many parts of batches are made at the same time."""
     return 1 if workers is None else workers or cores()
+
+
+class _Worker(multiprocessing.context.SpawnProcess):
+    def terminate(self) -> None:
+        """Workers ignore SIGTERM; and one whose neighbour was killed may wait for a lock for ever."""
+        self.kill()
+
+
+class _Spawn(multiprocessing.context.SpawnContext):
+    Process = _Worker
 
 
 _makers: Makers = {}  # in a worker process

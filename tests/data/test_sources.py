@@ -244,6 +244,24 @@ def test_workers_end_with_the_process_that_started_them(pictures):
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_process_ends_though_a_worker_was_killed_that_held_the_lock_of_the_tasks(pictures, which):
+    """One of two idle workers holds it, and the other one waits for it for ever."""
+    done = run_script(
+        pictures,
+        f"""
+        with loader:
+            batches = loader.stream("train", range(8))
+            next(batches)
+            time.sleep(1)
+            os.kill(sorted(child.pid for child in multiprocessing.active_children())[{which}], signal.SIGKILL)
+            print(len(list(batches)))
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["a worker process for data died; starting the workers again", "7"]
+
+
 def test_the_loader_says_how_long_it_waited():
     def slow(position):
         time.sleep(0.05)
