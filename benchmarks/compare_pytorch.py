@@ -14,7 +14,8 @@ steps without dropout.
                                 entropy, backward, SGD with momentum and weight decay. The host waits once per turn.
     infer_NETWORK_SIZE_bBATCH   float32 NumPy images to NumPy logits, each call waited for
     start                       fresh process to the end of its first training step (main job's network)
-    main_job                    `launch.py --config experiments/bypass.py --only bypass=none,seed=0`, a whole process
+    main_job                    `launch.py --config experiments/bypass.py --only bypass=none,seed=0`, a whole process;
+                                PyTorch's in channels_last, with the same images, batches and recipe
     limits                      large matrix products and copies: what the cores and the memory can do
 
 NETWORK is v1.0, v1.1 (torchvision's borders) or small (v1.0 with the small stem). Speed is PyTorch's time over ours in
@@ -35,7 +36,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -44,27 +45,18 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from experiments import base, bypass
+from contenders import CHECK, COPIED, LARGE_PAGES, MAIN_JOB, MATRIX, OURS
+
 from squeezenet_jax import memory
-from squeezenet_jax import settings as settings_module
-from squeezenet_jax.settings import Settings
-from squeezenet_jax.sweep import flatten, plan, unflatten
-from squeezenet_jax.weights.bundle import parameter_shapes
 
 ROOT = Path(__file__).parents[1]
-OURS = "ours"
-LARGE_PAGES = "+large_pages"  # of a side of PyTorch's: with the setting of malloc that launch.py makes for itself
-MATRIX, COPIED = 3072, 1 << 26  # of `limits`: side of a matrix, floats
 TIMED = (
     *("train_v1.0_224_b16", "train_v1.0_224_b32", "train_v1.1_224_b16", "train_v1.1_224_b32", "train_small_32_b256"),
     *("infer_v1.0_224_b1", "infer_v1.0_224_b32", "infer_v1.1_224_b1", "infer_v1.1_224_b32"),
 )
 OTHERS = ("start", "main_job", "limits")
-CHECK = "train_small_16_b8"  # trained without dropout on both sides
-BUSY_IS_KNOWN = sys.platform == "linux"
 TURN_SECONDS = 1.5  # of timed calls, roughly
 VERSIONS = ("torch", "jax", "jaxlib", "flax", "optax", "numpy")
-Params = dict[str, np.ndarray]
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -77,8 +69,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--quiet", type=float, default=0.2, help="drop rounds in which others used more cores (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write every turn and the versions to FILE")
-    parser.add_argument("--child", metavar="SIDE", help=argparse.SUPPRESS)
-    parser.add_argument("--first-step", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     args.names = args.only.split(",") if args.only else [*TIMED, *OTHERS]
     for name in args.names:
@@ -87,270 +77,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-# -- what both sides compute -----------------------------------------------------------------------------------------
-
-
-def workload_settings(name: str) -> Settings:
-    _, network, size, batch = name.split("_")
-    small = network == "small"
-    changes = {
-        "model.version": "v1.0" if small else network,
-        "model.stem": "small" if small else "card",
-        "model.geometry": "same" if small else "torchvision",
-        "model.width": 0.5 if small else 1.0,
-        "model.kernel_init": "he_uniform",
-        "model.dropout": 0.0 if name == CHECK else 0.5,
-        "data.image_size": int(size),
-        "data.channels": 3,
-        "data.num_classes": 10 if small else 1000,
-        "data.mean": (0.485, 0.456, 0.406),
-        "data.std": (0.229, 0.224, 0.225),
-        "optimizer.name": "sgd",
-        "optimizer.peak_lr": 1e-3,
-        "optimizer.schedule": "constant",
-        "optimizer.warmup_epochs": 0.0,
-        "optimizer.decay_bias": True,
-        "optimizer.clip_norm": 0.0,
-        "train.batch_size": int(batch[1:]),
-        "train.eval_batch_size": int(batch[1:]),
-    }
-    return settings_module.from_config(unflatten(flatten(base.get_config().to_dict()) | changes))
-
-
-def draw_params(settings: Settings) -> Params:
-    """He-uniform kernels and small biases, by name."""
-    arch, data, rng = settings.model.architecture(), settings.data, np.random.default_rng(0)
-    params = {}
-    for name, shape in parameter_shapes(arch, channels=data.channels, num_classes=data.num_classes).items():
-        limit = (6 / np.prod(shape[:-1])) ** 0.5 if len(shape) > 1 else 0.1
-        params[name] = rng.uniform(-limit, limit, shape).astype(np.float32)
-    return params
-
-
-def draw_batches(settings: Settings, count: int = 4) -> list[dict[str, np.ndarray]]:
-    rng, data, size = np.random.default_rng(1), settings.data, settings.train.batch_size
-    shape = (size, data.image_size, data.image_size, data.channels)
-    return [
-        {
-            "image": rng.integers(0, 256, shape, np.uint8),
-            "label": rng.integers(0, data.num_classes, size, np.int32),
-            "mask": np.ones(size, np.int32),
-            "index": np.arange(size, dtype=np.int32),
-        }
-        for _ in range(count)
-    ]
-
-
-def draw_images(settings: Settings) -> np.ndarray:
-    size, data = settings.train.batch_size, settings.data
-    shape = (size, data.image_size, data.image_size, data.channels)
-    return np.random.default_rng(2).normal(size=shape).astype(np.float32)
-
-
-# -- the two sides, each in its own process --------------------------------------------------------------------------
-
-
-class Ours:
-    def __init__(self, settings: Settings) -> None:
-        import jax
-
-        from squeezenet_jax import devices
-
-        self.jax, self.settings, self.mesh = jax, settings, devices.data_mesh()
-
-    def nested(self, params: Params) -> dict[str, Any]:
-        tree: dict[str, Any] = {}
-        for name, value in params.items():
-            *path, last = name.split("/")
-            node = tree
-            for part in path:
-                node = node.setdefault(part, {})
-            node[last] = value
-        return tree
-
-    def prepare_training(self, params: Params) -> Callable[[int], float]:
-        """The function that takes so many steps and returns the last one's mean loss."""
-        from squeezenet_jax import devices
-        from squeezenet_jax.steps import compile_steps
-
-        steps = compile_steps(self.settings, 10**6, 1e3, self.mesh)
-        key = devices.run_key(0, self.mesh)
-        batches = itertools.cycle(draw_batches(self.settings))
-        self.state = steps.begin(devices.replicate(self.nested(params), self.mesh))
-
-        def take(count: int) -> float:
-            for _ in range(count):
-                self.state, tally = steps.train(self.state, devices.put_batch(next(batches), self.mesh), key)
-            self.jax.block_until_ready(self.state)
-            return float(tally["loss"]) / float(tally["count"])
-
-        return take
-
-    def params(self) -> Params:
-        flat, _ = self.jax.tree_util.tree_flatten_with_path(self.state.params)
-        return {"/".join(part.key for part in path): np.asarray(value) for path, value in flat}
-
-    def prepare_inference(self, params: Params) -> Callable[[np.ndarray], np.ndarray]:
-        import dataclasses
-
-        from squeezenet_jax.commands.inference import compile_forward
-        from squeezenet_jax.weights.bundle import Weights, preprocessing_named
-
-        data, model = self.settings.data, self.settings.model
-        preprocessing = preprocessing_named("torchvision")
-        preprocessing = dataclasses.replace(preprocessing, resize=data.image_size, crop=data.image_size)
-        arch, nested = model.architecture(), self.nested(params)
-        weights = Weights(arch, nested, data.num_classes, data.channels, preprocessing, (), {})
-        return compile_forward(weights, self.settings.train.batch_size)
-
-    def limits(self) -> tuple[Callable[[], object], Callable[[], object]]:
-        jnp, jit = self.jax.numpy, self.jax.jit
-        a, x = jnp.ones((MATRIX, MATRIX)), jnp.ones(COPIED)
-        product, shifted = jit(lambda a: a @ a), jit(lambda x: x + 1)
-        return lambda: product(a).block_until_ready(), lambda: shifted(x).block_until_ready()
-
-
-class Theirs:
-    def __init__(self, settings: Settings, memory_format: str, threads: int) -> None:
-        import pytorch_squeezenet
-        import torch
-
-        torch.set_num_threads(threads)
-        torch.manual_seed(0)
-        self.torch, self.module = torch, pytorch_squeezenet
-        self.settings, self.memory_format = settings, memory_format
-
-    def build(self, params: Params) -> Any:
-        data = self.settings.data
-        arch = self.settings.model.architecture()
-        self.net = self.module.build(arch, data.channels, data.num_classes, self.memory_format)
-        self.net.load(params)
-        return self.net
-
-    def prepare_training(self, params: Params) -> Callable[[int], float]:
-        net = self.build(params)
-        optimizer = self.module.build_optimizer(net, self.settings.optimizer)
-        batches = itertools.cycle(draw_batches(self.settings))
-
-        def take(count: int) -> float:
-            for _ in range(count):
-                loss = self.module.train_step(net, optimizer, next(batches), self.settings, self.memory_format)
-            return float(loss)
-
-        return take
-
-    def params(self) -> Params:
-        return dict(self.net.params())
-
-    def prepare_inference(self, params: Params) -> Callable[[np.ndarray], np.ndarray]:
-        net = self.build(params).eval()
-
-        def forward(image_BHWC: np.ndarray) -> np.ndarray:
-            with self.torch.inference_mode():
-                return np.asarray(net(self.module.as_input(image_BHWC, self.memory_format)).numpy())
-
-        return forward
-
-    def limits(self) -> tuple[Callable[[], object], Callable[[], object]]:
-        a, x = self.torch.ones((MATRIX, MATRIX)), self.torch.ones(COPIED)
-        return lambda: a @ a, lambda: x + 1
-
-
-def make_side(side: str, settings: Settings, threads: int) -> "Ours | Theirs":
-    return Ours(settings) if side == OURS else Theirs(settings, side.removesuffix(LARGE_PAGES), threads)
-
-
-def child(side: str, name: str, threads: int, first_step: bool) -> None:
-    """Answers each line of its input (JSON) with a line (JSON): what is asked of one workload."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # libraries that print must not talk into the answers
-    if first_step:
-        from squeezenet_jax import devices
-
-        if side == OURS:
-            devices.keep_compiled_programs()
-        (run,) = main_job_plan().only("bypass=none,seed=0").runs
-        settings = run.settings
-        make_side(side, settings, threads).prepare_training(draw_params(settings))(1)
-        print(json.dumps("done"), file=answers)
-        return
-    settings = workload_settings(CHECK if name == "limits" else name)
-    contender = make_side(side, settings, threads)
-    work: Callable[[int], object] | None = None
-    image = draw_images(settings)
-    for line in sys.stdin:
-        request = json.loads(line)
-        kind, argument = request["do"], request.get("argument")
-        answer: Any = None
-        if kind == "logits":
-            answer = contender.prepare_inference(draw_params(settings))(image).tolist()
-        elif kind == "train":
-            contender.prepare_training(draw_params(settings))(argument)
-            answer = {key: value.tolist() for key, value in contender.params().items()}
-        elif kind == "prepare":
-            work = prepare(contender, name, image)
-            answer = timed(work, 1)["wall"]  # warms up; the first call may compile
-            answer = timed(work, 2)["wall"]
-        elif kind == "turn":
-            assert work is not None
-            work(max(1, argument // 4))
-            before = busy_seconds() if BUSY_IS_KNOWN else 0.0
-            answer = timed(work, argument)
-            busy = busy_seconds() - before if BUSY_IS_KNOWN else 0.0
-            answer["others"] = busy / answer["wall"] / argument - (answer["user"] + answer["system"]) / answer["wall"]
-        elif kind == "limits":
-            answer = [best(call, 5) for call in contender.limits()]
-        elif kind == "memory":
-            answer = peak_memory()
-        print(json.dumps(answer), file=answers)
-
-
-def prepare(contender: "Ours | Theirs", name: str, image: np.ndarray) -> Callable[[int], object]:
-    params = draw_params(contender.settings)
-    if name.startswith("train"):
-        take = contender.prepare_training(params)
-
-        def train(count: int) -> None:
-            loss = take(count)
-            assert np.isfinite(loss), loss
-
-        return train
-    forward = contender.prepare_inference(params)
-
-    def infer(count: int) -> None:
-        for _ in range(count):
-            forward(image)
-
-    return infer
-
-
-def timed(work: Callable[[int], object], count: int) -> dict[str, float]:
-    """Seconds per call: wall, and of all threads user and system."""
-    before, start = os.times(), time.perf_counter()
-    work(count)
-    wall, after = time.perf_counter() - start, os.times()
-    user, system = after.user - before.user, after.system - before.system
-    return {"wall": wall / count, "user": user / count, "system": system / count}
-
-
-def best(call: Callable[[], object], count: int) -> float:
-    call()
-    return min(timed(lambda _: call(), 1)["wall"] for _ in range(count))
-
-
-def peak_memory() -> int:
-    """Bytes of the largest resident set so far."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
-# -- the parent ------------------------------------------------------------------------------------------------------
+def contender(side: str, workload: str, threads: int) -> list[str]:
+    return [sys.executable, str(ROOT / "benchmarks/contenders.py"), side, workload, str(threads)]
 
 
 def side_environment(side: str) -> dict[str, str]:
-    large = side == OURS or side.endswith(LARGE_PAGES)
+    large = side.startswith(OURS) or side.endswith(LARGE_PAGES)
     return dict(os.environ) | (memory.TUNABLES if large else {})
 
 
@@ -358,8 +90,8 @@ class Child:
     """One side of one workload, as a process that waits for requests."""
 
     def __init__(self, side: str, name: str, threads: int) -> None:
-        command = [sys.executable, __file__, "--child", side, "--only", name, "--threads", str(threads)]
         pipe, environment = subprocess.PIPE, side_environment(side)
+        command = contender(side, name, threads)
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 
     def ask(self, do: str, argument: int | None = None) -> Any:
@@ -396,12 +128,6 @@ def check_equal(names: list[str], sides: list[str], threads: int) -> None:
     print("equal: logits of", *dict.fromkeys(names), "and the weights after three steps")
 
 
-def busy_seconds() -> float:
-    """CPU seconds that all processes of the machine have used; Linux only."""
-    fields = Path("/proc/stat").read_text().split()
-    return sum(int(fields[place]) for place in (1, 2, 3)) / os.sysconf("SC_CLK_TCK")
-
-
 def measure(name: str, sides: list[str], rounds: int, threads: int, quiet: float) -> dict[str, Any]:
     """Turns of every side, and its memory. At most three times as many rounds as are wanted are tried."""
     with ExitStack() as stack:
@@ -432,9 +158,8 @@ def first_steps(sides: list[str], rounds: int, threads: int) -> dict[str, Any]:
     turns: dict[str, list[dict[str, float]]] = {}
 
     def start(side: str, label: str, cache: str) -> None:
-        command = [sys.executable, __file__, "--child", side, "--only", "start", "--first-step"]
-        turn = run_process([*command, "--threads", str(threads)], cache, side_environment(side))
-        turns.setdefault(label, []).append(turn)
+        command = [*contender(side, "start", threads), "--first-step"]
+        turns.setdefault(label, []).append(run_process(command, cache, side_environment(side)))
 
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as cache:
@@ -445,19 +170,20 @@ def first_steps(sides: list[str], rounds: int, threads: int) -> dict[str, Any]:
     return {"calls": 1, "turns": turns, "memory": {}}
 
 
-def main_jobs(rounds: int) -> dict[str, Any]:
+def main_jobs(sides: list[str], rounds: int) -> dict[str, Any]:
     turns: dict[str, list[dict[str, float]]] = {}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
-            command = ["--config", "experiments/bypass.py", "--only", "bypass=none,seed=0", "--workdir"]
-            ours = [sys.executable, "launch.py", *command]
+            launch = [sys.executable, "launch.py", "--config", "experiments/bypass.py", "--only", MAIN_JOB, "--workdir"]
+            jobs = [
+                (OURS, [*launch, f"{folder}/first"]),
+                (f"{OURS}, programs compiled before", [*launch, f"{folder}/second"]),
+            ]
             theirs = [sys.executable, "benchmarks/pytorch_squeezenet.py", "main-job"]
-            for label, line in (
-                (OURS, [*ours, f"{folder}/first"]),
-                (f"{OURS}, programs compiled before", [*ours, f"{folder}/second"]),
-                ("channels_last", theirs),
-            ):
-                turns.setdefault(label, []).append(run_process(line, f"{folder}/cache", dict(os.environ)))
+            jobs += [(side, theirs) for side in sides if side.removesuffix(LARGE_PAGES) == "channels_last"]
+            for label, command in jobs:
+                turn = run_process(command, f"{folder}/cache", side_environment(label))
+                turns.setdefault(label, []).append(turn)
     return {"calls": 1, "turns": turns, "memory": {}}
 
 
@@ -468,10 +194,6 @@ def run_process(command: list[str], cache: str, environment: dict[str, str]) -> 
     wall, after = time.perf_counter() - start, os.times()
     user = after.children_user - before.children_user
     return {"wall": wall, "user": user, "system": after.children_system - before.children_system}
-
-
-def main_job_plan() -> Any:
-    return plan(bypass, base.PRESET, bypass.get_config().to_dict(), ())
 
 
 def quartiles(values: list[float]) -> list[float]:
@@ -511,9 +233,6 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     args = parse()
-    if args.child:
-        child(args.child, args.names[0], args.threads, args.first_step)
-        return
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     os.environ.pop("GLIBC_TUNABLES", None)  # each side gets its own
@@ -537,7 +256,7 @@ def main() -> None:
         elif name == "start":
             results[name] = first_steps(sides, min(args.rounds, 5), args.threads)
         elif name == "main_job":
-            results[name] = main_jobs(min(args.rounds, 3))
+            results[name] = main_jobs(sides, min(args.rounds, 3))
         else:
             results[name] = measure(name, sides, args.rounds, args.threads, args.quiet)
         if name != "limits":
