@@ -31,6 +31,7 @@ def lsuv(stds: Callable[[Params], dict[str, jax.Array]], params: Params, layers:
     biases are 0, output is linear in the kernel and one division per layer is exact. A layer whose output is constant
     (all of its inputs are dead) is left as it is.
     """
+    params = jax.device_get(params)  # on the devices each kernel's shape would be a program to compile
     for layer in layers:
         now = float(jax.device_get(stds(params)[layer]))
         if now > 0:
