@@ -5,8 +5,8 @@
 (needs benchmarks/requirements.txt.) Each side is a process that stays alive and waits while the other one works, so
 that neither its threads nor its memory disturb the other's. In a turn, a call or two to warm up and then timed ones.
 Ours is the step that `train.py` runs and the forward pass that `predict` runs; PyTorch's is in `pytorch_squeezenet.py`,
-by default in eager mode on channels_last tensors. `--torch channels_last,contiguous,compile` adds others; the one with
-the best median counts. `channels_last+large_pages` gives it the setting of malloc that launch.py makes for itself.
+by default in eager mode on channels_last tensors. `--torch channels_last,contiguous,compile` adds others, and
+`channels_last+large_pages` gives it the setting of malloc that launch.py makes for itself.
 Before anything is timed, both must compute the same logits from the same weights, and the same weights after three
 steps without dropout.
 
@@ -18,9 +18,10 @@ steps without dropout.
                                 PyTorch's in channels_last, with the same images, batches and recipe
     limits                      large matrix products and copies: what the cores and the memory can do
 
-NETWORK is v1.0, v1.1 (torchvision's borders) or small (v1.0 with the small stem). Speed is PyTorch's time over ours in
-the same round, above 1 where ours is faster: the median of the rounds and its quartiles. CPU time is of all threads; a
-neighbour's load changes it less than wall time. Rounds in which other processes used too many cores do not count.
+NETWORK is v1.0, v1.1 (torchvision's borders) or small (v1.0 with the small stem). A line of PyTorch's ends with speed:
+its time over ours in the same round, above 1 where ours is faster, as the median of the rounds and its quartiles, and
+the median by CPU time; twice where ours is there twice. CPU time is of all threads; a neighbour's load changes it less
+than wall time. Rounds in which other processes used too many cores do not count.
 Memory is the process's largest resident set.
 """
 
@@ -51,7 +52,8 @@ from squeezenet_jax import memory
 
 ROOT = Path(__file__).parents[1]
 TIMED = (
-    *("train_v1.0_224_b16", "train_v1.0_224_b32", "train_v1.1_224_b16", "train_v1.1_224_b32", "train_small_32_b256"),
+    *("train_v1.0_224_b16", "train_v1.0_224_b32", "train_v1.1_224_b16", "train_v1.1_224_b32"),
+    *("train_small_32_b256", "train_small_16_b32"),
     *("infer_v1.0_224_b1", "infer_v1.0_224_b32", "infer_v1.1_224_b1", "infer_v1.1_224_b32"),
 )
 OTHERS = ("start", "main_job", "limits")
@@ -202,21 +204,26 @@ def quartiles(values: list[float]) -> list[float]:
 
 
 def summarise(name: str, result: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A row per side; on our rows the speed, against the best of the others."""
+    """A row per side; on PyTorch's rows how many times as fast ours is, by wall time and by CPU time."""
     turns, memory = result["turns"], result["memory"]
     walls = {side: [turn["wall"] for turn in own] for side, own in turns.items()}
     cpus = {side: [turn["user"] + turn["system"] for turn in own] for side, own in turns.items()}
-    other = min((side for side in turns if not side.startswith(OURS)), key=lambda side: statistics.median(walls[side]))
+    ours = [side for side in turns if side.startswith(OURS)]
     for side, own in turns.items():
         row = {"workload": name, "side": side, "wall_ms": [1e3 * x for x in quartiles(walls[side])]}
         row["cpu_ms"] = 1e3 * statistics.median(cpus[side])
         system = [turn["system"] for turn in own]
         row["system_share"] = statistics.median(system) / statistics.median(cpus[side])
         row["memory_mb"] = memory[side] / 1e6 if side in memory else None
-        if side.startswith(OURS):
-            for key, values in (("speed", walls), ("cpu_speed", cpus)):
-                row[key] = quartiles([b / a for a, b in zip(values[side], values[other], strict=True)])
+        if side not in ours:
+            row["speed"] = {mine: ratios(walls[side], walls[mine]) for mine in ours}
+            row["cpu_speed"] = {mine: ratios(cpus[side], cpus[mine]) for mine in ours}
         yield row
+
+
+def ratios(theirs: list[float], ours: list[float]) -> list[float]:
+    """Quartiles of their time over ours, round by round."""
+    return quartiles([b / a for a, b in zip(ours, theirs, strict=True)])
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
@@ -226,8 +233,8 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         memory = f"{row['memory_mb']:.0f} MB" if row["memory_mb"] else ""
         line = f"{row['workload']:<20}{row['side']:<32}{times:<34}{row['cpu_ms']:>10.1f}"
         line += f"{100 * row['system_share']:>5.0f} %{memory:>10}"
-        if "speed" in row:
-            line += "   {1:.2f} [{0:.2f}, {2:.2f}]".format(*row["speed"]) + f"   {row['cpu_speed'][1]:.2f}"
+        for mine, speed in row.get("speed", {}).items():
+            line += "   {1:.2f} [{0:.2f}, {2:.2f}]".format(*speed) + f" {row['cpu_speed'][mine][1]:.2f}"
         print(line, flush=True)
 
 
@@ -240,7 +247,7 @@ def main() -> None:
     networks = {name.split("_")[1]: f"infer_{'_'.join(name.split('_')[1:3])}_b2" for name in args.names if "_b" in name}
     check_equal(list(networks.values()), sides, args.threads)
     heads = f"{'wall ms, quartiles':>20}{'':>14}{'CPU ms':>10}{'system':>7}{'memory':>10}"
-    print(f"\n{'workload':<20}{'side':<32}{heads}   speed [quartiles]   by CPU time")
+    print(f"\n{'workload':<20}{'side':<32}{heads}   speed [quartiles], by CPU time")
     rows, results = [], {}
     for name in args.names:
         if name == "limits":
