@@ -4,23 +4,16 @@ Batches are pure functions of their position, so it does not matter who makes on
 worker process that dies is replaced and nothing is lost.
 """
 
-import multiprocessing
 import os
-import signal
+import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 from squeezenet_jax.data.batches import Batch, join
-
-# From a position to a part of its batch; the parts are put together in this order.
-Makers = Mapping[str, Sequence[Callable[[int], Batch]]]
-
-Task = tuple[str, int, int]  # the maker's name, the part, the position
+from squeezenet_jax.data.worker import Died, Makers, Worker
 
 DEATHS_IN_A_ROW = 3  # of worker processes, without a batch in between, until it is no accident
 
@@ -42,70 +35,76 @@ class Loader:
         left_out: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._makers, self._workers, self._notice, self._left_out = makers, workers, notice, left_out
-        self._executor: Executor | None = None
+        self._threads: ThreadPoolExecutor | None = None
+        # With worker processes every thread that makes something holds one; they are started when they are needed.
+        self._idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()
+        self._started: list[Worker] = []
+        self._lock, self._closed = threading.Lock(), False  # of `_started`
         self._deaths = 0
         self.waited = 0.0
         self.unreadable: dict[str, None] = {}  # names with reasons, in the order in which they were met
 
     def stream(self, name: str, positions: Sequence[int]) -> Iterator[Batch]:
-        """The batches `name` at these positions, no two the same, in this order."""
-        makers = self._makers[name]
-        ahead: dict[Task, Future[Batch] | None] = {}  # under way, or to be begun
+        """The batches `name` at these positions, in this order."""
+        parts = range(len(self._makers[name]))
+        # So many that every worker has a part to make while the batch before is being used, and one for slow disks.
+        batches_ahead = max(2, -(-parallelism(self._workers) // len(parts)))
+        ahead: list[list[Future[Batch]]] = []
         try:
             for place, position in enumerate(positions):
                 began = time.perf_counter()
                 if self._workers is None:
-                    batch = join([make(position) for make in makers])
+                    batch = join([self._make(name, part, position) for part in parts])
                 else:
-                    # So many that every worker has a part to make while the batch before is being used.
-                    last = place + -(-parallelism(self._workers) // len(makers))
-                    for later in positions[place : last + 1]:
-                        for part in range(len(makers)):
-                            ahead.setdefault((name, part, later), None)
-                    batch = join([self._first(ahead) for _ in makers])
+                    for later in positions[place + len(ahead) : place + 1 + batches_ahead]:
+                        ahead.append([self._submit(name, part, later) for part in parts])
+                    batch = join([future.result() for future in ahead[0]])
+                    del ahead[0]
                 self.waited += time.perf_counter() - began
                 self._note(batch.pop("unreadable", ()))
                 yield batch
         finally:
-            for future in ahead.values():
-                if future:
+            for futures in ahead:
+                for future in futures:
                     future.cancel()
 
-    def _first(self, ahead: dict[Task, "Future[Batch] | None"]) -> Batch:
-        """Takes the first of `ahead`, all of which are begun; where workers have died, the work goes to new ones."""
-        while True:
-            try:
-                for task, future in ahead.items():
-                    ahead[task] = future or self._submit(*task)
-                first = next(iter(ahead.values()))
-                assert first is not None
-                batch = first.result()
-            except BrokenProcessPool:
-                self._deaths += 1
-                if self._deaths >= DEATHS_IN_A_ROW:
-                    raise RuntimeError(f"worker processes for data died {self._deaths} times in a row") from None
-                self._notice("a worker process for data died; starting the workers again")
-                self._close_executor()
-                ahead.update(dict.fromkeys(ahead))
-            else:
-                self._deaths = 0
-                del ahead[next(iter(ahead))]
-                return batch
-
     def _submit(self, name: str, part: int, position: int) -> "Future[Batch]":
-        if self._executor is None:
-            if self._workers:
-                self._executor = ProcessPoolExecutor(
-                    self._workers,
-                    _Spawn(),  # a fork of a process that runs jax may deadlock
-                    initializer=_begin_worker,
-                    initargs=(self._makers,),
-                )
-            else:
-                self._executor = ThreadPoolExecutor(parallelism(0), thread_name_prefix="data")
-        if self._workers:
-            return self._executor.submit(_make, name, part, position)
-        return self._executor.submit(self._makers[name][part], position)
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(parallelism(self._workers), thread_name_prefix="data")
+            for _ in range(self._workers or 0):
+                self._idle.put(None)
+        return self._threads.submit(self._ask_worker if self._workers else self._make, name, part, position)
+
+    def _make(self, name: str, part: int, position: int) -> Batch:
+        return self._makers[name][part](position)
+
+    def _ask_worker(self, name: str, part: int, position: int) -> Batch:
+        worker = self._idle.get()
+        try:
+            while True:
+                try:
+                    worker = worker or self._start_worker()
+                    batch = worker.make(name, part, position)
+                except Died:
+                    worker = None
+                    if self._closed:
+                        raise
+                    self._deaths += 1
+                    if self._deaths >= DEATHS_IN_A_ROW:
+                        raise RuntimeError(f"worker processes for data died {self._deaths} times in a row") from None
+                    self._notice("a worker process for data died; starting another one")
+                else:
+                    self._deaths = 0
+                    return batch
+        finally:
+            self._idle.put(worker)
+
+    def _start_worker(self) -> Worker:
+        with self._lock:
+            if self._closed:
+                raise Died
+            self._started.append(Worker(self._makers))
+            return self._started[-1]
 
     def _note(self, unreadable: Sequence[str]) -> None:
         for name in unreadable:
@@ -114,18 +113,18 @@ class Loader:
                 self._notice(f"left out, unreadable: {name}")
                 self._left_out(name)
 
-    def _close_executor(self) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
-            self._executor = None
-
     def __enter__(self) -> "Loader":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close_executor()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._closed = True
+            for worker in self._started:
+                worker.kill()
 
 
 def cores() -> int:
@@ -136,36 +135,3 @@ def cores() -> int:
 def parallelism(workers: int | None) -> int:
     """How many parts of batches are made at the same time."""
     return 1 if workers is None else workers or cores()
-
-
-class _Worker(multiprocessing.context.SpawnProcess):
-    def terminate(self) -> None:
-        """Workers ignore SIGTERM; and one whose neighbour was killed may wait for a lock for ever."""
-        self.kill()
-
-
-class _Spawn(multiprocessing.context.SpawnContext):
-    Process = _Worker
-
-
-_makers: Makers = {}  # in a worker process
-
-
-def _begin_worker(makers: Makers) -> None:
-    global _makers
-    _makers = makers
-    for number in (signal.SIGINT, signal.SIGTERM):  # they go to the whole group; the main process decides
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed tells nobody; without this its workers would stay for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-def _make(name: str, part: int, position: int) -> Batch:
-    return _makers[name][part](position)

@@ -21,6 +21,7 @@ from squeezenet_jax.data.loader import Loader
 from squeezenet_jax.data.prepare.writer import prepare
 from squeezenet_jax.errors import UserError
 
+LARGE = 150_000_000  # bytes; a fraction of a second in a pipe
 CLASSES = ("ant", "bee", "cat")
 CROPS = {"data__crop": "random_resized", "data__eval_resize": 12}
 
@@ -203,7 +204,7 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(pictures):
                 os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
                 time.sleep(0.2)
     assert_same_batches(got, expected)
-    assert notices == ["a worker process for data died; starting the workers again"]
+    assert notices == ["a worker process for data died; starting another one"]
 
 
 def test_workers_that_keep_dying_end_the_run(pictures):
@@ -245,8 +246,8 @@ def test_workers_end_with_the_process_that_started_them(pictures):
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_the_process_ends_though_a_worker_was_killed_that_held_the_lock_of_the_tasks(pictures, which):
-    """One of two idle workers holds it, and the other one waits for it for ever."""
+def test_one_of_two_idle_workers_is_killed(pictures, which):
+    """With a pipe for both, one of them holds its lock and the other one would wait for it for ever."""
     done = run_script(
         pictures,
         f"""
@@ -259,7 +260,32 @@ def test_the_process_ends_though_a_worker_was_killed_that_held_the_lock_of_the_t
         """,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["a worker process for data died; starting the workers again", "7"]
+    assert done.stdout.splitlines() == ["a worker process for data died; starting another one", "7"]
+
+
+def large_batch(position):
+    return {"image": np.full(LARGE, position, np.uint8), "unreadable": []}
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.15, 0.2, 0.3])
+def test_a_worker_is_killed_while_it_hands_over_a_batch(delay):
+    notices = []
+    with Loader({"train": [large_batch]}, 1, notices.append) as loader:
+        batches = loader.stream("train", range(4))
+        first = next(batches)["image"][0]
+        time.sleep(delay)  # handing over the second one takes about 0.3 s
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        assert [first, *(batch["image"][0] for batch in batches)] == [0, 1, 2, 3]
+    assert notices == ["a worker process for data died; starting another one"]
+
+
+def test_what_a_maker_raises_reaches_the_one_who_asked(pictures):
+    with (
+        Loader({"train": [int.bit_length]}, 1, print) as loader,
+        pytest.raises(TypeError, match="bit_length") as raised,
+    ):
+        next(loader.stream("train", ["position"]))
+    assert "Traceback" in raised.value.__notes__[0]
 
 
 def test_the_loader_says_how_long_it_waited():
