@@ -84,7 +84,7 @@ def contender(side: str, workload: str, threads: int) -> list[str]:
 
 
 def side_environment(side: str) -> dict[str, str]:
-    large = side.startswith(OURS) or side.endswith(LARGE_PAGES)
+    large = side == OURS or side.endswith(LARGE_PAGES)
     return dict(os.environ) | (memory.TUNABLES if large else {})
 
 
@@ -184,7 +184,9 @@ def main_jobs(sides: list[str], rounds: int) -> dict[str, Any]:
             theirs = [sys.executable, "benchmarks/pytorch_squeezenet.py", "main-job"]
             jobs += [(side, theirs) for side in sides if side.removesuffix(LARGE_PAGES) == "channels_last"]
             for label, command in jobs:
-                turn = run_process(command, f"{folder}/cache", side_environment(label))
+                # launch.py asks for large pages itself.
+                environment = dict(os.environ) if label.startswith(OURS) else side_environment(label)
+                turn = run_process(command, f"{folder}/cache", environment)
                 turns.setdefault(label, []).append(turn)
     return {"calls": 1, "turns": turns, "memory": {}}
 

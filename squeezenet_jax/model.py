@@ -1,6 +1,6 @@
 """SqueezeNet (arXiv 1602.07360) as flax linen modules: the mathematics, the numbers being in `architecture.py`.
 
-    Stem        max-pool relu(W x + b), computed as relu(max-pool(W x) + b)
+    Stem        max-pool relu(W x + b), computed as relu(max-pool(W x) + b): the same, on a quarter of the elements
     FireBlock   s = relu(W_s x + b_s);  y = [relu(W_1 s + b_1), relu(W_3 * s + b_3)]
                 with a bypass: y + x, or y + relu(W_b x + b_b)
     FireGroup   fire blocks, then one (delayed) max-pool
@@ -8,7 +8,8 @@
     Classifier  conv10 to K maps, relu, mean over H and W: the logits (softmax belongs to the loss)
 
 Parameters carry the paper's names without the modules' nesting: conv1, fire2/squeeze1x1, fire2/expand3x3, fire2/bypass,
-..., conv10; `trace` in `architecture.py` gives the same names. Letters: B batch, H, W, C, K classes.
+..., conv10; `trace` in `architecture.py` gives the same names. Letters: B batch, H, W, C, K classes. What is between
+fire blocks may be several arrays (`lowering.Features`).
 Read next: `objective.py`.
 """
 
@@ -153,12 +154,7 @@ class SqueezeNet(nn.Module):
     @nn.compact
     def __call__(self, image_BHWC: jax.Array, dropout_key_B: jax.Array | None = None) -> jax.Array:
         """Normalised images, float [B, H, W, C] -> logits, float32 [B, K]; in training with a dropout key for each."""
-        conv = functools.partial(
-            Conv,
-            padding="VALID",
-            kernel_init=_initializer(self.kernel_init),
-            dtype=jnp.dtype(self.dtype),
-        )
+        conv = functools.partial(Conv, kernel_init=_initializer(self.kernel_init), dtype=jnp.dtype(self.dtype))
         conv10 = conv
         if self.conv10_init == "normal_0.01":
             conv10 = functools.partial(conv, kernel_init=nn.initializers.normal(0.01))

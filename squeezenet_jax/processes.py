@@ -22,7 +22,7 @@ HEARTBEAT_SECONDS = 30  # without a sign of life from one of them, after which a
 
 _index, _count = 0, 1
 _stopping = False
-_asked = itertools.count(1)  # the same in all processes: each asks once per step, over all of its runs
+_asked = itertools.count(1)  # over all runs; the same in all processes, since they ask equally often
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -123,10 +123,10 @@ def tree_from_main(tree: Any) -> Any:
 
 
 def should_stop(requested: bool) -> bool:
-    """Whether to stop after this step: a signal came, to any of the processes; all of them agree on the step.
+    """Whether to stop here: a signal came, to any of the processes; all of them get the same answer.
 
-    With several processes jax itself catches SIGTERM and settles the step, so another signal (`requested`) is passed on
-    to it.
+    All must ask at the same places: after each step, before each batch of an evaluation, before each run. With several
+    processes jax itself catches SIGTERM and settles the place, so another signal (`requested`) is passed on to it.
     """
     global _stopping
     if not several():
@@ -135,7 +135,7 @@ def should_stop(requested: bool) -> bool:
 
     if requested:
         os.kill(os.getpid(), signal.SIGTERM)
-    # True for one step only, which may be a run's last; the runs behind it must not begin.
+    # jax says it once, which may be at a run's last step; the runs behind it must not begin.
     _stopping = _stopping or bool(multihost_utils.reached_preemption_sync_point(next(_asked)))
     return _stopping
 

@@ -104,7 +104,7 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
         start = int(state.step)
         directory.truncate_metrics(after=start)
         evaluated = [record["step"] for record in directory.read_metrics() if record["split"] == "eval"]
-        evaluation_missing = bool(start) and schedule.evaluates(start) and not processes.from_main(start in evaluated)
+        evaluation_missing = start > 0 and schedule.evaluates(start) and not processes.from_main(start in evaluated)
         reporter.start(start, schedule.total_steps)
         monitor = Monitor(settings, directory, reporter, batches.steps_per_epoch, lambda: loader.waited)
 
@@ -120,13 +120,16 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
                     raise _Stopped
                 yield batch
 
-        def end_in_evaluation(step: int, state: TrainState) -> str | None:
-            """Evaluates and writes the result; the run's status where that ends it."""
+        def write_evaluation(step: int, state: TrainState) -> str | None:
+            """Returns the run's status where it ends there. What was trained is saved before whatever ends it."""
             try:
                 result = evaluate(steps, state.params, watched_eval_batches(step), mesh)
             except _Stopped:
                 save(step, state)
                 return "preempted"
+            except Exception:
+                save(step, state)
+                raise
             if not math.isfinite(result["loss"]):
                 return "diverged"
             monitor.write({"split": "eval", "step": step, "epoch": step / batches.steps_per_epoch} | result)
@@ -135,7 +138,7 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
         stream, pace = loader.stream("train", range(start, schedule.total_steps)), devices.Pace()
         with jax.transfer_guard("disallow"):
             if evaluation_missing:
-                if ended := end_in_evaluation(start, state):
+                if ended := write_evaluation(start, state):
                     return ended
                 monitor.restart_clock()
             for step in range(start + 1, schedule.total_steps + 1):
@@ -157,13 +160,12 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
                     monitor.flush()
                     if monitor.diverged:
                         return "diverged"
+                    if stop or schedule.saves(step):
+                        save(step, state)
                     if stop:
-                        save(step, state)
                         return "preempted"
-                    if schedule.evaluates(step) and (ended := end_in_evaluation(step, state)):
+                    if schedule.evaluates(step) and (ended := write_evaluation(step, state)):
                         return ended
-                    if schedule.saves(step):
-                        save(step, state)
                     monitor.restart_clock()
     return "stalled" if processes.from_main(monitor.stalled) else "done"
 

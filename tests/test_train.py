@@ -137,6 +137,28 @@ def test_resuming_needs_only_the_checkpoint(tiny, tmp_path):
     assert curve(metrics) == curve(metrics_resumed)
 
 
+def test_an_evaluation_that_fails_costs_no_step(tiny, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(train.EvalBatches, "batch_at", fail)
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(tiny(train__checkpoint_every_steps=100), tmp_path)
+    assert checkpoint.steps(tmp_path / "checkpoints") == [6]
+
+
+def test_a_step_that_is_saved_is_saved_before_its_evaluation(tiny, tmp_path, monkeypatch):
+    saved, evaluate = [], train.evaluate
+
+    def watched(*arguments):
+        saved.append(checkpoint.steps(tmp_path / "checkpoints")[-1])
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(train, "evaluate", watched)
+    run(tiny(train__checkpoint_every_steps=6), tmp_path)
+    assert saved == [6, 12]
+
+
 @pytest.mark.parametrize("damage", [cut_off, flip_a_bit, empty])
 def test_an_unreadable_checkpoint_is_moved_aside_and_the_one_before_is_used(tiny, tmp_path, damage):
     settings = tiny()
