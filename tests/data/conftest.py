@@ -1,4 +1,4 @@
-"""Fixtures of the Fashion-MNIST tests. Nothing is downloaded from outside: the only server is this process."""
+"""Fixtures: a folder of photographs; Fashion-MNIST, whose only server is this process (nothing comes from outside)."""
 
 import gzip
 import hashlib
@@ -8,10 +8,16 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import picture_folders
 import pytest
 from fashion_files import NAMES, REAL_FOLDER, QuietHandler, idx_files, no_network_and_no_package
 
 from squeezenet_jax.data import tfds_builders
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return picture_folders.write(tmp_path / "pictures")
 
 
 @pytest.fixture
