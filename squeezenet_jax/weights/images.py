@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from squeezenet_jax.data.decoding import FORMATS
 from squeezenet_jax.errors import UserError
 from squeezenet_jax.weights.bundle import Preprocessing
+
+# Formats that Pillow decodes by itself; others would start programs (EPS) or are no photographs.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 
 
 def read_image(path: Path, preprocessing: Preprocessing) -> np.ndarray:
