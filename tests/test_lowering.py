@@ -111,7 +111,7 @@ def assert_values_and_gradients_equal(f, reference, *args):
 
 
 @pytest.mark.parametrize("parts", [(7,), (4, 3)])
-@pytest.mark.parametrize("padding, pads", [("VALID", "VALID"), ("SAME", "SAME"), (1, [(1, 1), (1, 1)])])
+@pytest.mark.parametrize("padding, pads", [("VALID", "VALID"), ("SAME", "SAME"), (0, "VALID"), (1, [(1, 1), (1, 1)])])
 @pytest.mark.parametrize("kernel, strides", [(1, (1, 1)), (1, (2, 2)), (3, (1, 1)), (7, (2, 2))])
 def test_convolution_of_parts_and_its_gradients_are_lax(kernel, strides, padding, pads, parts):
     ends = np.cumsum(parts)[:-1]
