@@ -91,10 +91,9 @@ def compiler_options() -> dict[str, str | bool]:
     """For `jax.jit(step, compiler_options=...)`; empty off the CPU.
 
     By default XLA's CPU backend gives convolutions to YNNPACK, whose 3x3 ones are slower than its own, Eigen's: at 224
-    px a step without YNNPACK is about 1.2 times as fast, on small images the same (0.95 to 1.1). Its older emitters of
-    fusions compile in three quarters of the time, to programs of the same speed, and leave 0.2 to 0.3 GB less behind.
+    px a step without YNNPACK is about 1.2 times as fast, on small images the same (0.95 to 1.1).
     """
-    return {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_use_fusion_emitters": False} if _on_cpu() else {}
+    return {"xla_cpu_experimental_ynn_fusion_type": ""} if _on_cpu() else {}
 
 
 _portable = contextvars.ContextVar("portable", default=False)

@@ -160,7 +160,7 @@ def compile_steps(settings: Settings, total_steps: int, steps_per_epoch: float, 
     return Steps(
         like=state,
         # Runs once: level 0 halves the time to compile fifty unrolled random generators.
-        init=jax.jit(init, out_shardings=everywhere, compiler_options=options | {"xla_backend_optimization_level": 0}),
+        init=jax.jit(init, out_shardings=everywhere, compiler_options={"xla_backend_optimization_level": 0}),
         begin=jax.jit(begin, out_shardings=everywhere),
         train=jax.jit(train, donate_argnums=0, out_shardings=everywhere)
         .lower(state, batch_of(settings.train.batch_size), key)
