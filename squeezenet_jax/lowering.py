@@ -7,8 +7,9 @@ Four things that XLA's CPU backend is slow at, and what stands in their place; t
     a 1x1 kernel's gradient     transposes both operands                 matrix products, the narrow operand first
     a bias's gradient           a reduction in two passes                a product with ones
 
-Together with `compiler_options` they make a training step about twice as fast as plain lax's. What else was tried is in
-benchmarks/README.md.
+Together with `compiler_options` they make a training step about twice as fast as plain lax's; benchmarks/README.md has
+the figures, and what else was tried. Max-pools and 1x1 convolutions have reverse-mode derivatives only on a CPU; for
+`jax.jvp` or `jax.hessian`, trace inside `portable()`.
 
 Dimension letters: B batch, H, W input height and width, P, Q the output's, C channels, O output channels, N = B P Q.
 Read next: `model.py`.
@@ -29,8 +30,8 @@ from jax import Array, lax
 Features = Array | tuple[Array, ...]
 
 WINDOW, STRIDE = 3, 2
-# A place in a pool's window as one number: PLACES x row + column, each from 0 to 2; 3 is for what is not in it.
-PLACES, NOWHERE = 4, 255
+# A place in a pool's window as one number: ROW * row + column, each from 0 to 2. A row or column 3 is outside of it.
+ROW, NOWHERE = 4, 255
 
 
 def concatenate(*parts_BHWC: Array) -> Features:
@@ -76,8 +77,9 @@ def max_pool(x_BHWC: Array, *, ceil: bool) -> Array:
     """3x3 max-pool with stride 2 -> [B, P, Q, C], where P = (H - 3) / 2 + 1 is rounded down or, if `ceil`, up.
 
     Rounding up pads with -inf at the bottom and right (Caffe's way, torch's `ceil_mode`). Where a window has several
-    equal maxima (behind a ReLU: the zeros), the first in row-major order gets the whole gradient, on every device; half
-    to each, as `jnp.maximum` has it, would be a subgradient too, but another training run.
+    equal maxima (behind a ReLU: the zeros), the first in row-major order gets the whole gradient, as from lax; half to
+    each, as `jnp.maximum` has it, would be a subgradient too, but another training run. NaN gives NaN, and its gradient
+    goes to some element of the window.
     """
     if _on_cpu():
         return _max_pool(x_BHWC, ceil, x_BHWC.shape[1:3])
@@ -158,29 +160,30 @@ def _max_pool(x_BHWC: Array, ceil: bool, size: tuple[int, int]) -> Array:
 
 def _max_pool_forward(x_BHWC: Array, ceil: bool, size: tuple[int, int]) -> tuple[Array, Array]:
     """Also the place of each window's first maximum in row-major order, uint8 [B, P, Q, C]."""
-    (row, column), highest = (windows := _windows(x_BHWC, ceil)).popitem()
-    place = jnp.full(highest.shape, PLACES * row + column, jnp.uint8)
-    for (row, column), earlier in reversed(windows.items()):
-        wins = (earlier >= highest) | jnp.isnan(earlier)
-        place, highest = jnp.where(wins, PLACES * row + column, place), jnp.where(wins, earlier, highest)
+    ((row, column), highest), *others = reversed(_windows(x_BHWC, ceil).items())
+    place = jnp.full(highest.shape, ROW * row + column, jnp.uint8)
+    for (row, column), earlier in others:
+        wins = earlier >= highest
+        place, highest = jnp.where(wins, ROW * row + column, place), jnp.where(wins, earlier, highest)
+    # Not `highest`: where 0.0 and -0.0 meet, training would have other bits than evaluation.
     return _max_pool(x_BHWC, ceil, size), place
 
 
 def _max_pool_backward(ceil: bool, size: tuple[int, int], place_BPQC: Array, g_BPQC: Array) -> tuple[Array]:
-    """In one pass over x: an element sums the gradients of those of its (up to) four windows whose maximum it is.
+    """For each element of x, the sum of the gradients of those of its (up to) four windows whose maximum it is.
 
-    Element (r, c) is in the windows (r // 2 - up, c // 2 - left), up and left being 0 or 1, and there in row
-    r % 2 + 2 up and column c % 2 + 2 left. If that is 3, it is not: no place has such a number.
+    Element (r, c) is in the windows (r // 2 - up, c // 2 - left), up and left being 0 or 1, there in row r % 2 + 2 up
+    and column c % 2 + 2 left. A row or column 3 lies outside of that window, and equals no place.
     """
     (height, width), (P, Q) = ((math.ceil(n / STRIDE) for n in size), g_BPQC.shape[1:3])
-    border = ((0, 0), (1, max(0, height - P)), (1, max(0, width - Q)), (0, 0))
+    border = ((0, 0), (1, height - P), (1, width - Q), (0, 0))
     g, place = jnp.pad(g_BPQC, border), jnp.pad(place_BPQC, border, constant_values=NOWHERE)
     parity = jnp.arange(STRIDE, dtype=place.dtype)
     total = jnp.zeros((), g.dtype)
     for up, left in itertools.product(range(2), repeat=2):
         # [B, height, 1, width, 1, C], and of an element's row's and column's parity.
         windows = (slice(None), slice(1 - up, 1 - up + height), None, slice(1 - left, 1 - left + width), None)
-        here = PLACES * (parity[:, None, None, None] + STRIDE * up) + parity[:, None] + STRIDE * left
+        here = ROW * (parity[:, None, None, None] + STRIDE * up) + parity[:, None] + STRIDE * left
         total = total + jnp.where(place[windows] == here, g[windows], 0)
     gradient = total.reshape(len(g), STRIDE * height, STRIDE * width, g.shape[-1])
     return (gradient[:, : size[0], : size[1]],)

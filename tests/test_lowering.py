@@ -1,4 +1,4 @@
-"""`lowering` computes what lax computes: values and gradients, for odd and even sizes, both roundings, ties and NaN."""
+"""`lowering` computes what lax computes: values and gradients, for odd and even sizes, both roundings and ties."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from squeezenet_jax import lowering
 
-SIZES = [(3, 4), (7, 8), (8, 5)]
+SIZES = [(2, 5), (3, 4), (7, 8), (8, 5)]
 
 
 def reference_pool(x, *, ceil):
@@ -75,8 +75,14 @@ def test_pool_of_less_than_a_window_is_empty(monkeypatch):
 
 def test_pool_commutes_with_vmap():
     x = images(6, 7, 8, 4)
-    pooled = jax.vmap(lambda x: lowering.max_pool(x, ceil=True))(x.reshape(3, 2, 7, 8, 4))
-    np.testing.assert_array_equal(pooled.reshape(6, 3, 4, 4), reference_pool(x, ceil=True))
+
+    def gradient(x, pool):
+        return jax.grad(lambda x: (pool(x, ceil=True) ** 2).sum())(x)
+
+    for f in (lambda x, pool: pool(x, ceil=True), gradient):
+        mapped = jax.vmap(lambda x, f=f: f(x, lowering.max_pool))(x.reshape(3, 2, 7, 8, 4))
+        expected = f(x, reference_pool)
+        np.testing.assert_allclose(mapped.reshape(expected.shape), expected, rtol=1e-6)
 
 
 def test_pool_of_a_sharded_batch_is_bitwise_the_same():
@@ -121,6 +127,31 @@ def test_convolution_of_parts_and_its_gradients_are_lax(kernel, strides, padding
 
     x, kernel = images(2, 9, 8, 7), images(kernel, kernel, 7, 5)
     assert_values_and_gradients_equal(f, lambda x, kernel: lax_conv(x, kernel, strides, pads), x, kernel)
+
+
+def test_a_1x1_convolution_is_a_product_with_the_narrow_operand_first():
+    def loss(kernel):
+        return lowering.conv(images(2, 5, 5, 6), kernel, strides=(1, 1), padding=0).sum()
+
+    for features, swapped in ((9, False), (3, True)):
+        jaxpr = str(jax.make_jaxpr(jax.grad(loss))(images(1, 1, 6, features)))
+        assert "conv_general_dilated" not in jaxpr
+        assert ("optimization_barrier" in jaxpr) == swapped
+
+
+def test_forward_mode_is_for_portable_programs():
+    def tangent():
+        def f(x):
+            return lowering.max_pool(lowering.conv(x, kernel, strides=(1, 1), padding="VALID"), ceil=True)
+
+        return jax.jvp(f, (x,), (x,))[1]
+
+    x, kernel = images(4, 7, 8, 3), images(1, 1, 3, 2)
+    with lowering.portable():
+        expected = jax.jvp(lambda x: reference_pool(lax_conv(x, kernel), ceil=True), (x,), (x,))[1]
+        np.testing.assert_allclose(tangent(), expected, rtol=1e-5)
+    with pytest.raises(TypeError, match="forward-mode"):
+        tangent()
 
 
 def test_bias_and_its_gradient_are_a_sum():
