@@ -83,7 +83,7 @@ def max_pool(x_BHWC: Array, *, ceil: bool) -> Array:
     """
     if _on_cpu():
         return _max_pool(x_BHWC, ceil, x_BHWC.shape[1:3])
-    pads = [(0, max(0, STRIDE * _window_count(n, ceil) + 1 - n)) for n in x_BHWC.shape[1:3]]
+    pads = [_padding(n, ceil) for n in x_BHWC.shape[1:3]]
     window, strides = (1, WINDOW, WINDOW, 1), (1, STRIDE, STRIDE, 1)
     y: Array = lax.reduce_window(x_BHWC, -jnp.inf, lax.max, window, strides, [(0, 0), *pads, (0, 0)])
     return y
@@ -152,6 +152,11 @@ def _window_count(size: int, ceil: bool) -> int:
     return max(0, (math.ceil(steps) if ceil else math.floor(steps)) + 1)
 
 
+def _padding(size: int, ceil: bool) -> tuple[int, int]:
+    """What the last of a pool's windows needs before the first and behind the last of `size` elements."""
+    return 0, max(0, STRIDE * _window_count(size, ceil) + 1 - size)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _max_pool(x_BHWC: Array, ceil: bool, size: tuple[int, int]) -> Array:
     """`size` is (H, W), which the gradient needs and cannot see."""
@@ -195,8 +200,8 @@ _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 def _windows(x_BHWC: Array, ceil: bool) -> dict[tuple[int, int], Array]:
     """By (row, column), in row-major order: that element of each window, [B, P, Q, C]."""
     P, Q = (_window_count(n, ceil) for n in x_BHWC.shape[1:3])
-    missing = [(0, max(0, STRIDE * n + 1 - have)) for n, have in zip((P, Q), x_BHWC.shape[1:3], strict=True)]
-    x = jnp.pad(x_BHWC, ((0, 0), *missing, (0, 0)), constant_values=-jnp.inf)
+    pads = [_padding(n, ceil) for n in x_BHWC.shape[1:3]]
+    x = jnp.pad(x_BHWC, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
     return {
         (row, column): x[:, row : row + STRIDE * P : STRIDE, column : column + STRIDE * Q : STRIDE]
         for row, column in itertools.product(range(WINDOW), repeat=2)

@@ -45,11 +45,15 @@ def start(workdir, *args, devices, **overrides):
     return process
 
 
-def start_two(workdir, devices=2, **overrides):
+def join_flags(count):
+    """Of processes that meet at a port which is free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    together = [f"--coordinator=127.0.0.1:{port}", "--num-processes=2"]
+        return [f"--coordinator=127.0.0.1:{probe.getsockname()[1]}", f"--num-processes={count}"]
+
+
+def start_two(workdir, devices=2, **overrides):
+    together = join_flags(2)
     # A workdir of its own for the second: only the main process may need one.
     return [
         start(directory, *together, f"--process-id={index}", devices=devices, **overrides)
@@ -76,14 +80,14 @@ def alone(tmp_path_factory):
     return results(workdir)
 
 
-def assert_same(results, expected):
+def assert_same(results, expected, total_steps=TOTAL_STEPS):
     (metrics, (step, arrays)), (expected_metrics, (expected_step, expected_arrays)) = results, expected
     assert [r["step"] for r in metrics] == [r["step"] for r in expected_metrics]
     for split in ("train", "eval"):
         losses, expected_losses = ([r["loss"] for r in m if r["split"] == split] for m in (metrics, expected_metrics))
         np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
     assert {r["count"] for r in metrics if r["split"] == "eval"} == {50}
-    assert step == expected_step == TOTAL_STEPS
+    assert step == expected_step == total_steps
     for name, array in arrays.items():
         np.testing.assert_allclose(array, expected_arrays[name], rtol=1e-3, atol=1e-5, err_msg=name)
 
@@ -105,6 +109,7 @@ def test_a_signal_to_one_of_two_stops_both_at_the_same_step_and_they_resume(tmp_
     # A SIGTERM may be heard a second late, some tens of steps: long enough not to end before.
     overrides = {"train.epochs": 20.0, "train.eval_every_epochs": 10.0, "train.checkpoint_every_steps": 5}
     overrides["model.kernel_init"] = "he_uniform"
+    finish(start(tmp_path / "alone", devices=2, **overrides))
     run = tmp_path / "two" / "bypass=simple,seed=1"
     stopped_at = 0
     for number, to in ((signal.SIGTERM, 1), (signal.SIGINT, 0)):
@@ -123,9 +128,9 @@ def test_a_signal_to_one_of_two_stops_both_at_the_same_step_and_they_resume(tmp_
         assert stopped_at < newest < 120
         stopped_at = newest
     finish(*start_two(tmp_path / "two", devices=1, **overrides))
-    metrics, (step, _) = results(tmp_path / "two")
-    assert step == 120
-    assert [(r["step"], r["count"]) for r in metrics if r["split"] == "eval"] == [(60, 50), (120, 50)]
+    (metrics, state), (expected_metrics, expected_state) = results(tmp_path / "two"), results(tmp_path / "alone")
+    evaluations, expected = ([r for r in m if r["split"] == "eval"] for m in (metrics, expected_metrics))
+    assert_same((evaluations, state), (expected, expected_state), total_steps=120)
     steps = [r["step"] for r in metrics if r["split"] == "train"]
     assert steps == sorted(set(steps)) and steps[-1] == 120
 
@@ -169,12 +174,10 @@ def test_a_cluster_is_detected(environ, expected):
 
 
 def test_a_single_process_that_joined_still_hears_a_signal(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
     workdir = tmp_path / "one"
-    together = [f"--coordinator={address}", "--num-processes=1", "--process-id=0"]
-    process = start(workdir, *together, devices=1, train__epochs=200.0, train__checkpoint_every_steps=5)
+    process = start(
+        workdir, *join_flags(1), "--process-id=0", devices=1, train__epochs=200.0, train__checkpoint_every_steps=5
+    )
     deadline = time.monotonic() + 200
     while not checkpoint.steps(workdir / "bypass=simple,seed=1/checkpoints"):
         assert time.monotonic() < deadline and process.poll() is None
@@ -187,9 +190,7 @@ def test_a_single_process_that_joined_still_hears_a_signal(tmp_path):
 
 
 def test_processes_that_were_told_different_things_are_refused(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        together = [f"--coordinator=127.0.0.1:{probe.getsockname()[1]}", "--num-processes=2"]
+    together = join_flags(2)
     first = start(tmp_path / "a", *together, "--process-id=0", devices=2)
     second = start(tmp_path / "b", *together, "--process-id=1", devices=2, optimizer__peak_lr=0.01)
     outputs = [process.communicate(timeout=200) for process in (first, second)]
