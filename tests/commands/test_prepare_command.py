@@ -93,7 +93,7 @@ def test_interrupted_it_says_how_to_continue_and_does(tmp_path):
     Image.new("RGB", (1024, 1024), "red").save(file, "JPEG")
     content = file.getvalue()
     with tarfile.open(tmp_path / "many.tar.xz", "w:xz", preset=0) as archive:
-        for i in range(300):
+        for i in range(1500):  # two seconds, in which this process may have to wait for its turn
             member = tarfile.TarInfo(f"train/{'ab'[i % 2]}/{i}.jpg")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
@@ -108,4 +108,4 @@ def test_interrupted_it_says_how_to_continue_and_does(tmp_path):
     assert process.returncode == 130 and printed == ""
     assert errors.splitlines()[-1] == "interrupted; the same command continues from here" and "Traceback" not in errors
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and "train: 300 images" in done.stdout
+    assert done.returncode == 0 and "train: 1,500 images" in done.stdout
