@@ -1,15 +1,16 @@
 """How the network's operations are computed: plain lax on an accelerator, faster forms of the same on a CPU.
 
-Four things that XLA's CPU backend is slow at, and what stands in their place; the rest is lax's, also on a CPU.
+Five things that XLA's CPU backend is slow at, and what stands in their place; the rest is lax's, also on a CPU.
 
     max-pooling's gradient      select-and-scatter, element by element   selects by the place of the maximum
     channels side by side       copies, at a tenth of memory's speed     they stay apart: W y = W_1 y_1 + W_2 y_2
     a 1x1 kernel's gradient     transposes both operands                 matrix products, the narrow operand first
+    other kernels' gradients    in a loop: scalar code                   operands transposed as Eigen wants them
     a bias's gradient           a reduction in two passes                a product with ones
 
 Together with `compiler_options` they make a training step about twice as fast as plain lax's; benchmarks/README.md has
-the figures, and what else was tried. Max-pools and 1x1 convolutions have reverse-mode derivatives only on a CPU; for
-`jax.jvp` or `jax.hessian`, trace inside `portable()`.
+the figures, and what else was tried. Max-pools and convolutions have reverse-mode derivatives
+only on a CPU; for `jax.jvp` or `jax.hessian`, trace inside `portable()`.
 
 Dimension letters: B batch, H, W input height and width, P, Q the output's, C channels, O output channels, N = B P Q.
 Read next: `model.py`.
@@ -21,6 +22,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,8 @@ from jax import Array, lax
 
 # [B, H, W, C], or arrays whose channels, one after another, are those of [B, H, W, C].
 Features = Array | tuple[Array, ...]
+# (before the first, behind the last) row, and the same of columns.
+Pads = tuple[tuple[int, int], ...]
 
 WINDOW, STRIDE = 3, 2
 # A place in a pool's window as one number: ROW * row + column, each from 0 to 2. A row or column 3 is outside of it.
@@ -60,9 +64,13 @@ def conv(x: Features, kernel_HWCO: Array, *, strides: tuple[int, int], padding: 
     """Cross-correlation -> [B, P, Q, O]; `padding` is lax's name, or so many zeros on every side."""
     if _on_cpu() and kernel_HWCO.shape[:2] == strides == (1, 1) and padding in ("VALID", "SAME", 0):
         return _pointwise_conv(x, kernel_HWCO[0, 0])
-    pads = padding if isinstance(padding, str) else 2 * ((padding, padding),)
-    y: Array = lax.conv_general_dilated(join(x), kernel_HWCO, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    return y
+    x = join(x)
+    if isinstance(padding, str):
+        pads = tuple(lax.padtype_to_pads(x.shape[1:3], kernel_HWCO.shape[:2], strides, padding))
+    else:
+        pads = 2 * ((padding, padding),)
+    convolve = _conv if _on_cpu() else _lax_conv
+    return convolve(x, kernel_HWCO, strides, pads)
 
 
 def add_bias(x_BPQO: Array, bias_O: Array) -> Array:
@@ -114,6 +122,49 @@ def portable() -> Iterator[None]:
 def _on_cpu() -> bool:
     """Asked while tracing. Either form is right on any device, so a program moved to another one only loses speed."""
     return not _portable.get() and jax.default_backend() == "cpu"
+
+
+def _lax_conv(x_BHWC: Array, kernel_HWCO: Array, strides: tuple[int, int], pads: Pads, **dilations: Any) -> Array:
+    numbers = ("NHWC", "HWIO", "NHWC")
+    y: Array = lax.conv_general_dilated(x_BHWC, kernel_HWCO, strides, pads, dimension_numbers=numbers, **dilations)
+    return y
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(x_BHWC: Array, kernel_HWCO: Array, strides: tuple[int, int], pads: Pads) -> Array:
+    return _lax_conv(x_BHWC, kernel_HWCO, strides, pads)
+
+
+def _conv_forward(
+    x_BHWC: Array, kernel_HWCO: Array, strides: tuple[int, int], pads: Pads
+) -> tuple[Array, tuple[Array, Array]]:
+    return _conv(x_BHWC, kernel_HWCO, strides, pads), (x_BHWC, kernel_HWCO)
+
+
+def _conv_backward(
+    strides: tuple[int, int], pads: Pads, saved: tuple[Array, Array], g_BPQO: Array
+) -> tuple[Array, Array]:
+    """Two convolutions with g, between whose elements a stride leaves zeros.
+
+    lax's own derivatives are the same convolutions with axes renamed instead of transposed. XLA's CPU backend turns
+    those for Eigen, but not inside of a loop; there they take ten times as long.
+    """
+    x_BHWC, kernel_HWCO = saved
+    pads_x, pads_kernel = [], []
+    for (before, _), size, window, stride, steps in zip(
+        pads, x_BHWC.shape[1:3], kernel_HWCO.shape[:2], strides, g_BPQO.shape[1:3], strict=True
+    ):
+        extent = (steps - 1) * stride + 1  # of g with its zeros
+        pads_x.append((window - 1 - before, size - extent + before))
+        pads_kernel.append((before, window - 1 + extent - size - before))
+    turned_HWOC = kernel_HWCO[::-1, ::-1].swapaxes(2, 3)
+    gradient_x = _lax_conv(g_BPQO, turned_HWOC, (1, 1), tuple(pads_x), lhs_dilation=strides)
+    x_CHWB, g_PQBO = x_BHWC.transpose(3, 1, 2, 0), g_BPQO.transpose(1, 2, 0, 3)
+    gradient_CHWO = _lax_conv(x_CHWB, g_PQBO, (1, 1), tuple(pads_kernel), rhs_dilation=strides)
+    return gradient_x, gradient_CHWO.transpose(1, 2, 0, 3)
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
 
 
 def _pointwise_conv(x: Features, kernel_CO: Array) -> Array:

@@ -1,6 +1,7 @@
 """`lowering` computes what lax computes: values and gradients, for odd and even sizes, both roundings and ties."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +129,20 @@ def test_convolution_of_parts_and_its_gradients_are_lax(kernel, strides, padding
 
     x, kernel = images(2, 9, 8, 7), images(kernel, kernel, 7, 5)
     assert_values_and_gradients_equal(f, lambda x, kernel: lax_conv(x, kernel, strides, pads), x, kernel)
+
+
+def test_in_a_loop_too_eigen_computes_a_convolution_and_its_gradients():
+    """XLA gives Eigen those whose axes are in this order; for others it writes scalar loops, ten times as slow."""
+
+    def gradients(x, kernel):
+        def loss(x, kernel):
+            return (lowering.conv(x, kernel, strides=(1, 1), padding="SAME") ** 2).sum()
+
+        return lax.map(lambda x: jax.grad(loss, argnums=(0, 1))(x, kernel), x)
+
+    program = jax.jit(gradients).lower(images(2, 4, 9, 9, 8), images(3, 3, 8, 16)).compile(lowering.compiler_options())
+    convolutions = re.findall(r" convolution\(.*dim_labels=(\S+?),? ", program.as_text())
+    assert convolutions == 3 * ["b01f_01io->b01f"]
 
 
 def test_a_1x1_convolution_is_a_product_with_the_narrow_operand_first():
