@@ -167,7 +167,7 @@ def run_main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    memory.restart_with_large_pages()
+    memory.restart_with_tuned_malloc()
     code = run_main(sys.argv)
     if code and processes.several():
         processes.leave(code)

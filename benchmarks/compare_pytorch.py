@@ -6,7 +6,7 @@
 that neither its threads nor its memory disturb the other's. In a turn, a call or two to warm up and then timed ones.
 Ours is the step that `train.py` runs and the forward pass that `predict` runs; PyTorch's is in `pytorch_squeezenet.py`,
 by default in eager mode on channels_last tensors. `--torch channels_last,contiguous,compile` adds others, and
-`channels_last+large_pages` gives it the setting of malloc that launch.py makes for itself.
+`channels_last+tuned_malloc` gives it the setting of malloc that launch.py makes for itself.
 Before anything is timed, both must compute the same logits from the same weights, and the same weights after three
 steps without dropout.
 
@@ -46,7 +46,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from contenders import CHECK, COPIED, LARGE_PAGES, MAIN_JOB, MATRIX, OURS
+from contenders import CHECK, COPIED, MAIN_JOB, MATRIX, OURS, TUNED_MALLOC
 
 from squeezenet_jax import memory
 
@@ -84,8 +84,8 @@ def contender(side: str, workload: str, threads: int) -> list[str]:
 
 
 def side_environment(side: str) -> dict[str, str]:
-    large = side == OURS or side.endswith(LARGE_PAGES)
-    return dict(os.environ) | (memory.TUNABLES if large else {})
+    tuned = side == OURS or side.endswith(TUNED_MALLOC)
+    return dict(os.environ) | (memory.TUNABLES if tuned else {})
 
 
 class Child:
@@ -182,9 +182,9 @@ def main_jobs(sides: list[str], rounds: int) -> dict[str, Any]:
                 (f"{OURS}, programs compiled before", [*launch, f"{folder}/second"]),
             ]
             theirs = [sys.executable, "benchmarks/pytorch_squeezenet.py", "main-job"]
-            jobs += [(side, theirs) for side in sides if side.removesuffix(LARGE_PAGES) == "channels_last"]
+            jobs += [(side, theirs) for side in sides if side.removesuffix(TUNED_MALLOC) == "channels_last"]
             for label, command in jobs:
-                # launch.py asks for large pages itself.
+                # launch.py makes this setting for itself.
                 environment = dict(os.environ) if label.startswith(OURS) else side_environment(label)
                 turn = run_process(command, f"{folder}/cache", environment)
                 turns.setdefault(label, []).append(turn)

@@ -3,7 +3,7 @@
     python benchmarks/contenders.py SIDE WORKLOAD THREADS [--first-step]
 
 answers each line of its input (JSON: what to do) with a line (JSON). SIDE is "ours" or a format of PyTorch's, which
-may end in `LARGE_PAGES`: the environment of the process decides about those.
+may end in `TUNED_MALLOC`: the environment of the process decides about those.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from squeezenet_jax.settings import Settings, from_config
 from squeezenet_jax.weights.bundle import flatten, parameter_shapes, unflatten
 
 OURS = "ours"
-LARGE_PAGES = "+large_pages"  # of a side of PyTorch's: with the setting of malloc that launch.py makes for itself
+TUNED_MALLOC = "+tuned_malloc"  # of a side of PyTorch's: with the setting of malloc that launch.py makes for itself
 MATRIX, COPIED = 3072, 1 << 26  # of `limits`: side of a matrix, floats
 CHECK = "train_small_16_b8"  # trained without dropout on both sides
 MAIN_JOB = "bypass=none,seed=0"  # of experiments/bypass.py
@@ -192,7 +192,7 @@ class Theirs:
 
 
 def make_side(side: str, settings: Settings, threads: int) -> "Ours | Theirs":
-    return Ours(settings) if side == OURS else Theirs(settings, side.removesuffix(LARGE_PAGES), threads)
+    return Ours(settings) if side == OURS else Theirs(settings, side.removesuffix(TUNED_MALLOC), threads)
 
 
 def child(side: str, name: str, threads: int, first_step: bool) -> None:

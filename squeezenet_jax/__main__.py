@@ -84,5 +84,5 @@ def summary(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    memory.restart_with_large_pages()
+    memory.restart_with_tuned_malloc()
     sys.exit(main(sys.argv[1:]))

@@ -1,15 +1,16 @@
 """How the network's operations are computed: plain lax on an accelerator, faster forms of the same on a CPU.
 
-Five things that XLA's CPU backend is slow at, and what stands in their place; the rest is lax's, also on a CPU.
+Six things that XLA's CPU backend is slow at, and what stands in their place; the rest is lax's, also on a CPU.
 
     max-pooling's gradient      select-and-scatter, element by element   selects by the place of the maximum
     channels side by side       copies, at a tenth of memory's speed     they stay apart: W y = W_1 y_1 + W_2 y_2
     a 1x1 kernel's gradient     transposes both operands                 matrix products, the narrow operand first
     other kernels' gradients    in a loop: scalar code                   operands transposed as Eigen wants them
     a bias's gradient           a reduction in two passes                a product with ones
+    a large batch               leaves the caches, and takes new memory  one part of it after another
 
-Together with `compiler_options` they make a training step about twice as fast as plain lax's; benchmarks/README.md has
-the figures, and what else was tried. Max-pools and convolutions have reverse-mode derivatives
+Together with `compiler_options` they make a training step two to three times as fast as plain lax's;
+benchmarks/README.md has the figures, and what else was tried. Max-pools and convolutions have reverse-mode derivatives
 only on a CPU; for `jax.jvp` or `jax.hessian`, trace inside `portable()`.
 
 Dimension letters: B batch, H, W input height and width, P, Q the output's, C channels, O output channels, N = B P Q.
@@ -34,6 +35,8 @@ Features = Array | tuple[Array, ...]
 Pads = tuple[tuple[int, int], ...]
 
 WINDOW, STRIDE = 3, 2
+# A CPU's part of a batch: at most so many images, of all together so many pixels: 8 of 224 x 224.
+PART_IMAGES, PART_PIXELS = 32, 1 << 19
 # A place in a pool's window as one number: ROW * row + column, each from 0 to 2. A row or column 3 is outside of it.
 ROW, NOWHERE = 4, 255
 
@@ -95,6 +98,19 @@ def max_pool(x_BHWC: Array, *, ceil: bool) -> Array:
     window, strides = (1, WINDOW, WINDOW, 1), (1, STRIDE, STRIDE, 1)
     y: Array = lax.reduce_window(x_BHWC, -jnp.inf, lax.max, window, strides, [(0, 0), *pads, (0, 0)])
     return y
+
+
+def num_parts(batch_size: int, image_size: int) -> int:
+    """In how many equal parts, one after another, a device's batch is computed fastest; 1 off the CPU.
+
+    What the layers of many images need leaves the caches, and is new memory for every step; the operations of few
+    images are so short that the cores wait for each other.
+    """
+    if not _on_cpu():
+        return 1
+    most = min(PART_IMAGES, PART_PIXELS // image_size**2)
+    part = max((size for size in range(1, most + 1) if batch_size % size == 0), default=1)
+    return batch_size // part if part > most // 2 else 1
 
 
 def compiler_options() -> dict[str, str | bool]:

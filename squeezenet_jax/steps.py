@@ -47,12 +47,12 @@ def train_step(
     learning_rate: optax.Schedule,
     data: DataSettings,
     frozen: Collection[str] = (),
-    accumulation_steps: int = 1,
+    parts: int = 1,
 ) -> tuple[TrainState, objective.Tally]:
     """One step of gradient descent on the mean loss of the batch; `key` is the run's, the same for every step.
 
-    With `accumulation_steps`, the gradient is added up over that many parts of the batch, one after the other, so that
-    only a part's activations need memory; every random number belongs to an example, so the result is the same.
+    The gradient is added up over `parts` of the batch, one after the other, so that only a part's activations need
+    memory; every random number belongs to an example, so the result is the same.
     `tx` follows the schedule `learning_rate`, which is here only to be logged, and leaves the `frozen` modules alone.
     """
     count = jnp.maximum(jnp.sum(batch["mask"]), 1)
@@ -67,7 +67,7 @@ def train_step(
         return tally["loss"] / count, tally
 
     gradient = functools.partial(jax.grad(part_of_mean_loss, has_aux=True), state.params)
-    grads, tally = _sum_over_parts(gradient, batch, accumulation_steps)
+    grads, tally = _sum_over_parts(gradient, batch, parts)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     logged = {"grad_norm": optax.tree.norm(grads), "learning_rate": learning_rate(state.step)}
@@ -98,9 +98,15 @@ def output_stds_step(params: Any, image: jax.Array, *, model: SqueezeNet, data: 
     return initialize.output_stds(model, params, augment.normalize(image, data.mean, data.std))
 
 
-def eval_step(params: Any, batch: Batch, *, model: SqueezeNet, data: DataSettings) -> objective.Tally:
-    image = augment.normalize(batch["image"], data.mean, data.std)
-    return objective.tally(_logits(model, params, image), batch["label"], batch["mask"])
+def eval_step(params: Any, batch: Batch, *, model: SqueezeNet, data: DataSettings, parts: int = 1) -> objective.Tally:
+    """The tally of a batch, of which `parts` are computed one after the other."""
+
+    def tally(part: Batch) -> objective.Tally:
+        image = augment.normalize(part["image"], data.mean, data.std)
+        return objective.tally(_logits(model, params, image), part["label"], part["mask"])
+
+    summed: objective.Tally = _sum_over_parts(tally, batch, parts)
+    return summed
 
 
 def _logits(model: SqueezeNet, params: Any, image_BHWC: jax.Array, dropout_key_B: jax.Array | None = None) -> jax.Array:
@@ -147,6 +153,11 @@ def compile_steps(settings: Settings, total_steps: int, steps_per_epoch: float, 
     key = abstract(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
     state = abstract(jax.eval_shape(lambda key: begin(init(key)), key), everywhere)
     options = lowering.compiler_options()
+
+    def parts(batch_size: int, at_least: int = 1) -> int:
+        return at_least * lowering.num_parts(batch_size // (mesh.size * at_least), data.image_size)
+
+    batch_size, eval_batch_size = settings.train.batch_size, settings.train.eval_batch_size
     train = functools.partial(
         train_step,
         model=model,
@@ -154,19 +165,19 @@ def compile_steps(settings: Settings, total_steps: int, steps_per_epoch: float, 
         learning_rate=rate,
         data=data,
         frozen=frozen,
-        accumulation_steps=settings.train.accumulation_steps,
+        parts=parts(batch_size, settings.train.accumulation_steps),
     )
-    evaluate = functools.partial(eval_step, model=model, data=data)
+    evaluate = functools.partial(eval_step, model=model, data=data, parts=parts(eval_batch_size))
     return Steps(
         like=state,
         # Runs once: level 0 halves the time to compile fifty unrolled random generators.
         init=jax.jit(init, out_shardings=everywhere, compiler_options={"xla_backend_optimization_level": 0}),
         begin=jax.jit(begin, out_shardings=everywhere),
         train=jax.jit(train, donate_argnums=0, out_shardings=everywhere)
-        .lower(state, batch_of(settings.train.batch_size), key)
+        .lower(state, batch_of(batch_size), key)
         .compile(options),
         eval=jax.jit(evaluate, out_shardings=everywhere)
-        .lower(state.params, batch_of(settings.train.eval_batch_size))
+        .lower(state.params, batch_of(eval_batch_size))
         .compile(options),
         output_stds=jax.jit(functools.partial(output_stds_step, model=model, data=data), out_shardings=everywhere),
     )

@@ -198,6 +198,27 @@ def test_off_the_cpu_convolutions_are_lax_operations_of_whole_arrays(monkeypatch
     assert names == ["concatenate", "conv_general_dilated", "broadcast_in_dim", "add"]
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "image_size", "parts"),
+    [
+        (32, 224, 4),
+        (16, 227, 2),
+        (8, 224, 1),
+        (256, 32, 8),
+        (48, 32, 2),
+        (34, 32, 2),
+        (37, 32, 1),
+        (74, 32, 1),  # 37 are too many, 2 too few
+        (4, 512, 2),
+        (6, 1024, 6),
+    ],
+)
+def test_parts_of_a_batch_are_equal_and_neither_large_nor_tiny(batch_size, image_size, parts, monkeypatch):
+    assert lowering.num_parts(batch_size, image_size) == parts
+    monkeypatch.setattr(lowering, "_on_cpu", lambda: False)
+    assert lowering.num_parts(batch_size, image_size) == 1
+
+
 def test_compiler_options_are_accepted_and_change_a_convolution_only_by_rounding():
     x, kernel = images(2, 9, 9, 8), images(3, 3, 8, 16)
 

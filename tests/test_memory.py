@@ -1,4 +1,4 @@
-"""The restart with large pages: once, with the same arguments, and not against the user's own setting."""
+"""The restart with another malloc: once, with the same arguments, and not against the user's own setting."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ SCRIPT = """
 import os, sys
 from squeezenet_jax import memory
 print("start", flush=True)
-memory.restart_with_large_pages()
+memory.restart_with_tuned_malloc()
 print(sys.argv[1:], os.environ["GLIBC_TUNABLES"])
 """
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc reads GLIBC_TUNABLES")

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from squeezenet_jax import lowering
@@ -23,8 +25,14 @@ def compile_forward(weights: Weights, batch_size: int) -> Forward:
     params = jax.device_put(dict(weights.params))
     size = weights.preprocessing.crop
     image = jax.ShapeDtypeStruct((batch_size, size, size, weights.channels), np.float32)
-    program = jax.jit(lambda p, x: model.apply({"params": p}, x)).lower(params, image)
-    compiled = program.compile(lowering.compiler_options())
+    parts = lowering.num_parts(batch_size, size)
+
+    def logits(params: Any, image_BHWC: jax.Array) -> jax.Array:
+        image_by_part = image_BHWC.reshape(parts, -1, *image_BHWC.shape[1:])
+        logits_by_part = jax.lax.map(lambda part: model.apply({"params": params}, part), image_by_part)
+        return jnp.reshape(logits_by_part, (batch_size, -1))
+
+    compiled = jax.jit(logits).lower(params, image).compile(lowering.compiler_options())
 
     def forward(image_BHWC: np.ndarray) -> np.ndarray:
         padding = [(0, batch_size - len(image_BHWC)), (0, 0), (0, 0), (0, 0)]

@@ -9,8 +9,9 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from squeezenet_jax import architecture, weights
+from squeezenet_jax import architecture, lowering, weights
 from squeezenet_jax.__main__ import main
+from squeezenet_jax.commands.inference import compile_forward
 from squeezenet_jax.model import SqueezeNet
 from squeezenet_jax.weights.bundle import Preprocessing, Weights, parameter_shapes, unflatten
 from squeezenet_jax.weights.images import read_image
@@ -66,6 +67,16 @@ def fails(capsys, *argv):
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1
     return err
+
+
+def test_a_large_batch_is_computed_in_parts_with_the_same_logits(network):
+    images = np.random.default_rng(2).normal(size=(50, 33, 33, 3)).astype(np.float32)
+    assert lowering.num_parts(64, 33) == 2 and lowering.num_parts(25, 33) == 1
+    logits = compile_forward(network, 64)(images)
+    halves = compile_forward(network, 25)
+    expected = np.concatenate([halves(images[:25]), halves(images[25:])])
+    assert logits.shape == expected.shape == (50, len(CLASSES)) and expected.std() > 0.1
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_predict_logits_are_the_models(network, path, folder, tmp_path):
