@@ -5,13 +5,13 @@ Six things that XLA's CPU backend is slow at, and what stands in their place; th
     max-pooling's gradient      select-and-scatter, element by element   selects by the place of the maximum
     channels side by side       copies, at a tenth of memory's speed     they stay apart: W y = W_1 y_1 + W_2 y_2
     a 1x1 kernel's gradient     transposes both operands                 matrix products, the narrow operand first
-    other kernels' gradients    in a loop: scalar code                   operands transposed as Eigen wants them
+    other convolutions' grad.   in a loop: scalar code                   operands transposed as Eigen wants them
     a bias's gradient           a reduction in two passes                a product with ones
     a large batch               leaves the caches, and takes new memory  one part of it after another
 
 Together with `compiler_options` they make a training step two to three times as fast as plain lax's;
-benchmarks/README.md has the figures, and what else was tried. Max-pools and convolutions have reverse-mode derivatives
-only on a CPU; for `jax.jvp` or `jax.hessian`, trace inside `portable()`.
+benchmarks/README.md has the figures, and what else was tried. On a CPU, max-pools and convolutions have only
+reverse-mode derivatives; for `jax.jvp` or `jax.hessian`, trace inside `portable()`.
 
 Dimension letters: B batch, H, W input height and width, P, Q the output's, C channels, O output channels, N = B P Q.
 Read next: `model.py`.
@@ -23,7 +23,6 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +34,9 @@ Features = Array | tuple[Array, ...]
 Pads = tuple[tuple[int, int], ...]
 
 WINDOW, STRIDE = 3, 2
-# A CPU's part of a batch: at most so many images, of all together so many pixels: 8 of 224 x 224.
-PART_IMAGES, PART_PIXELS = 32, 1 << 19
+# A CPU's microbatch: at most so many images, of all together so many pixels (8 of 224 x 224). Best on two cores with 32
+# MB of last-level cache.
+MICROBATCH_IMAGES, MICROBATCH_PIXELS = 32, 1 << 19
 # A place in a pool's window as one number: ROW * row + column, each from 0 to 2. A row or column 3 is outside of it.
 ROW, NOWHERE = 4, 255
 
@@ -65,7 +65,10 @@ def add(x: Features, y: Features) -> Features:
 
 def conv(x: Features, kernel_HWCO: Array, *, strides: tuple[int, int], padding: str | int) -> Array:
     """Cross-correlation -> [B, P, Q, O]; `padding` is lax's name, or so many zeros on every side."""
-    if _on_cpu() and kernel_HWCO.shape[:2] == strides == (1, 1) and padding in ("VALID", "SAME", 0):
+    if _on_cpu() and kernel_HWCO.shape[:2] == strides == (1, 1):
+        if isinstance(padding, int) and padding:
+            border = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+            x = jax.tree.map(lambda part: jnp.pad(part, border), x)
         return _pointwise_conv(x, kernel_HWCO[0, 0])
     x = join(x)
     if isinstance(padding, str):
@@ -100,17 +103,17 @@ def max_pool(x_BHWC: Array, *, ceil: bool) -> Array:
     return y
 
 
-def num_parts(batch_size: int, image_size: int) -> int:
-    """In how many equal parts, one after another, a device's batch is computed fastest; 1 off the CPU.
+def num_microbatches(batch_size: int, image_size: int) -> int:
+    """Into how many equal parts, computed one after another, a CPU should cut a batch; 1 off the CPU.
 
     What the layers of many images need leaves the caches, and is new memory for every step; the operations of few
     images are so short that the cores wait for each other.
     """
     if not _on_cpu():
         return 1
-    most = min(PART_IMAGES, PART_PIXELS // image_size**2)
-    part = max((size for size in range(1, most + 1) if batch_size % size == 0), default=1)
-    return batch_size // part if part > most // 2 else 1
+    most = min(MICROBATCH_IMAGES, MICROBATCH_PIXELS // image_size**2)
+    size = max((size for size in range(1, most + 1) if batch_size % size == 0), default=1)
+    return batch_size // size if size > most // 2 else 1
 
 
 def compiler_options() -> dict[str, str | bool]:
@@ -140,9 +143,18 @@ def _on_cpu() -> bool:
     return not _portable.get() and jax.default_backend() == "cpu"
 
 
-def _lax_conv(x_BHWC: Array, kernel_HWCO: Array, strides: tuple[int, int], pads: Pads, **dilations: Any) -> Array:
+def _lax_conv(
+    x_BHWC: Array,
+    kernel_HWCO: Array,
+    strides: tuple[int, int],
+    pads: Pads,
+    lhs_dilation: tuple[int, int] = (1, 1),
+    rhs_dilation: tuple[int, int] = (1, 1),
+) -> Array:
     numbers = ("NHWC", "HWIO", "NHWC")
-    y: Array = lax.conv_general_dilated(x_BHWC, kernel_HWCO, strides, pads, dimension_numbers=numbers, **dilations)
+    y: Array = lax.conv_general_dilated(
+        x_BHWC, kernel_HWCO, strides, pads, lhs_dilation, rhs_dilation, dimension_numbers=numbers
+    )
     return y
 
 
@@ -160,8 +172,9 @@ def _conv_forward(
 def _conv_backward(
     strides: tuple[int, int], pads: Pads, saved: tuple[Array, Array], g_BPQO: Array
 ) -> tuple[Array, Array]:
-    """Two convolutions with g, between whose elements a stride leaves zeros.
+    """dx[i] = sum over w of g'[i + before - w] k[w], and dk[w] = sum over p of x[s p + w - before] g[p].
 
+    s is the stride, `before` the padding, and g' is g with s - 1 zeros between its elements: convolutions both.
     lax's own derivatives are the same convolutions with axes renamed instead of transposed. XLA's CPU backend turns
     those for Eigen, but not inside of a loop; there they take ten times as long.
     """
@@ -170,7 +183,7 @@ def _conv_backward(
     for (before, _), size, window, stride, steps in zip(
         pads, x_BHWC.shape[1:3], kernel_HWCO.shape[:2], strides, g_BPQO.shape[1:3], strict=True
     ):
-        extent = (steps - 1) * stride + 1  # of g with its zeros
+        extent = max(0, (steps - 1) * stride + 1)  # of g'
         pads_x.append((window - 1 - before, size - extent + before))
         pads_kernel.append((before, window - 1 + extent - size - before))
     turned_HWOC = kernel_HWCO[::-1, ::-1].swapaxes(2, 3)

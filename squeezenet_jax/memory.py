@@ -4,7 +4,8 @@ import os
 import platform
 import sys
 
-# Pages of 2 MB; and buffers below 1 GB come from the heap, which keeps as much of what was freed.
+# Pages of 2 MB; and in the main thread's arena, buffers below 1 GB come from the heap, which keeps as much of what was
+# freed at its end.
 KEPT = 1 << 30
 TUNABLES = {
     "GLIBC_TUNABLES": f"glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold={KEPT}:glibc.malloc.trim_threshold={KEPT}"
@@ -18,5 +19,11 @@ def restart_with_tuned_malloc() -> None:
     4 KB each time, which the kernel clears one by one: a fifth of a training step's CPU time. glibc reads its settings
     only as a program starts. Elsewhere, and where the user has set GLIBC_TUNABLES, nothing happens.
     """
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" and "GLIBC_TUNABLES" not in os.environ:
+    if sys.platform == "linux" and _has_tunables() and "GLIBC_TUNABLES" not in os.environ:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | TUNABLES)
+
+
+def _has_tunables() -> bool:
+    """Older glibc knows no `hugetlb`, and refuses so high a threshold after it has given up its own, moving one."""
+    name, version = platform.libc_ver()
+    return name == "glibc" and tuple(int(number) for number in version.split(".")[:2]) >= (2, 35)

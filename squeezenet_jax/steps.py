@@ -52,7 +52,7 @@ def train_step(
     """One step of gradient descent on the mean loss of the batch; `key` is the run's, the same for every step.
 
     The gradient is added up over `parts` of the batch, one after the other, so that only a part's activations need
-    memory; every random number belongs to an example, so the result is the same.
+    memory; every random number belongs to an example, so the result is the same, up to the order of sums.
     `tx` follows the schedule `learning_rate`, which is here only to be logged, and leaves the `frozen` modules alone.
     """
     count = jnp.maximum(jnp.sum(batch["mask"]), 1)
@@ -154,8 +154,10 @@ def compile_steps(settings: Settings, total_steps: int, steps_per_epoch: float, 
     state = abstract(jax.eval_shape(lambda key: begin(init(key)), key), everywhere)
     options = lowering.compiler_options()
 
-    def parts(batch_size: int, at_least: int = 1) -> int:
-        return at_least * lowering.num_parts(batch_size // (mesh.size * at_least), data.image_size)
+    def parts(batch_size: int, accumulation_steps: int = 1) -> int:
+        if mesh.size > 1:  # after each part of a step the devices meet
+            return accumulation_steps
+        return accumulation_steps * lowering.num_microbatches(batch_size // accumulation_steps, data.image_size)
 
     batch_size, eval_batch_size = settings.train.batch_size, settings.train.eval_batch_size
     train = functools.partial(

@@ -17,7 +17,7 @@ print("start", flush=True)
 memory.restart_with_tuned_malloc()
 print(sys.argv[1:], os.environ["GLIBC_TUNABLES"])
 """
-needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc reads GLIBC_TUNABLES")
+needs_glibc = pytest.mark.skipif(not memory._has_tunables(), reason="only glibc, from 2.35 on, has these tunables")
 
 
 def run(environment):
@@ -25,6 +25,38 @@ def run(environment):
     command = [sys.executable, "-c", SCRIPT, "--flag=a b", "x"]
     root = Path(__file__).parents[1]
     return subprocess.run(command, env=clean | environment, cwd=root, capture_output=True, text=True, check=True).stdout
+
+
+@needs_glibc
+def test_large_buffers_come_from_the_heap():
+    """glibc counts what it has from mmap; by default that is each buffer of 64 MB."""
+    allocate = """
+import ctypes
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+assert libc.malloc(ctypes.c_size_t(64 << 20))
+class Info(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    _fields_ = [(name, ctypes.c_size_t) for name in names]
+libc.mallinfo2.restype = Info
+print(libc.mallinfo2().hblkhd >> 20)
+"""
+
+    def mapped(environment):
+        clean = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+        command = [sys.executable, "-c", allocate]
+        return int(subprocess.run(command, env=clean | environment, capture_output=True, text=True, check=True).stdout)
+
+    assert mapped({}) >= 64
+    assert mapped(memory.TUNABLES) < 64
+
+
+def test_an_older_glibc_is_left_alone(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("restarted"))
+    for version in (("glibc", "2.34"), ("", "")):  # musl has no version
+        monkeypatch.setattr(platform, "libc_ver", lambda version=version: version)
+        memory.restart_with_tuned_malloc()
 
 
 @needs_glibc

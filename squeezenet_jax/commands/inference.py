@@ -25,7 +25,7 @@ def compile_forward(weights: Weights, batch_size: int) -> Forward:
     params = jax.device_put(dict(weights.params))
     size = weights.preprocessing.crop
     image = jax.ShapeDtypeStruct((batch_size, size, size, weights.channels), np.float32)
-    parts = lowering.num_parts(batch_size, size)
+    parts = lowering.num_microbatches(batch_size, size)
 
     def logits(params: Any, image_BHWC: jax.Array) -> jax.Array:
         image_by_part = image_BHWC.reshape(parts, -1, *image_BHWC.shape[1:])

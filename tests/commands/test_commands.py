@@ -71,7 +71,7 @@ def fails(capsys, *argv):
 
 def test_a_large_batch_is_computed_in_parts_with_the_same_logits(network):
     images = np.random.default_rng(2).normal(size=(50, 33, 33, 3)).astype(np.float32)
-    assert lowering.num_parts(64, 33) == 2 and lowering.num_parts(25, 33) == 1
+    assert lowering.num_microbatches(64, 33) == 2 and lowering.num_microbatches(25, 33) == 1
     logits = compile_forward(network, 64)(images)
     halves = compile_forward(network, 25)
     expected = np.concatenate([halves(images[:25]), halves(images[25:])])
