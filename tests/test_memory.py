@@ -20,9 +20,9 @@ print(sys.argv[1:], os.environ["GLIBC_TUNABLES"])
 needs_glibc = pytest.mark.skipif(not memory._has_tunables(), reason="only glibc, from 2.35 on, has these tunables")
 
 
-def run(environment):
+def run(environment, script=SCRIPT):
     clean = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    command = [sys.executable, "-c", SCRIPT, "--flag=a b", "x"]
+    command = [sys.executable, "-c", script, "--flag=a b", "x"]
     root = Path(__file__).parents[1]
     return subprocess.run(command, env=clean | environment, cwd=root, capture_output=True, text=True, check=True).stdout
 
@@ -42,13 +42,8 @@ libc.mallinfo2.restype = Info
 print(libc.mallinfo2().hblkhd >> 20)
 """
 
-    def mapped(environment):
-        clean = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-        command = [sys.executable, "-c", allocate]
-        return int(subprocess.run(command, env=clean | environment, capture_output=True, text=True, check=True).stdout)
-
-    assert mapped({}) >= 64
-    assert mapped(memory.TUNABLES) < 64
+    assert int(run({}, allocate)) >= 64
+    assert int(run(memory.TUNABLES, allocate)) < 64
 
 
 def test_an_older_glibc_is_left_alone(monkeypatch):
