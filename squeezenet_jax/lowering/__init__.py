@@ -1,0 +1,138 @@
+"""How the network's operations are computed: plain lax on an accelerator, faster forms of the same on a CPU.
+
+Six things that XLA's CPU backend is slow at, and what stands in their place; the rest is lax's, also on a CPU.
+
+    max-pooling's gradient      select-and-scatter, element by element   selects by the place of the maximum
+    channels side by side       copies, at a tenth of memory's speed     they stay apart: W y = W_1 y_1 + W_2 y_2
+    a 1x1 kernel's gradient     transposes both operands                 matrix products, the narrow operand first
+    other convolutions' grad.   in a loop: scalar code                   operands transposed as Eigen wants them
+    a bias's gradient           a reduction in two passes                a product with ones
+    a large batch               leaves the caches, and takes new memory  one part of it after another
+
+Together with `compiler_options` they make a training step two to three times as fast as plain lax's;
+benchmarks/README.md has the figures, and what else was tried. On a CPU, max-pools and convolutions have only
+reverse-mode derivatives; for `jax.jvp` or `jax.hessian`, trace inside `portable()`.
+
+Dimension letters: B batch, H, W input height and width, P, Q the output's, C channels, O output channels, N = B P Q.
+Read next: `model.py`.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from squeezenet_jax.lowering import convolution, pooling
+from squeezenet_jax.lowering.pooling import STRIDE, WINDOW
+
+# [B, H, W, C], or arrays whose channels, one after another, are those of [B, H, W, C].
+Features = Array | tuple[Array, ...]
+
+# A CPU's microbatch: at most so many images, of all together so many pixels (8 of 224 x 224). Best on two cores with 32
+# MB of last-level cache.
+MICROBATCH_IMAGES, MICROBATCH_PIXELS = 32, 1 << 19
+
+
+def concatenate(*parts_BHWC: Array) -> Features:
+    """The arrays with their channels one after another; on a CPU they stay apart."""
+    return parts_BHWC if _on_cpu() else join(parts_BHWC)
+
+
+def join(x: Features) -> Array:
+    """The same as one array [B, H, W, C]."""
+    return jnp.concatenate(x, axis=-1) if isinstance(x, tuple) else x
+
+
+def num_channels(x: Features) -> int:
+    return sum(part.shape[-1] for part in jax.tree.leaves(x))
+
+
+def add(x: Features, y: Features) -> Features:
+    """x + y; part by part where they have the same parts."""
+    if jax.tree.map(jnp.shape, x) == jax.tree.map(jnp.shape, y):
+        total: Features = jax.tree.map(jnp.add, x, y)
+        return total
+    return join(x) + join(y)
+
+
+def conv(x: Features, kernel_HWCO: Array, *, strides: tuple[int, int], padding: str | int) -> Array:
+    """Cross-correlation -> [B, P, Q, O]; `padding` is lax's name, or so many zeros on every side."""
+    if _on_cpu() and kernel_HWCO.shape[:2] == strides == (1, 1):
+        if isinstance(padding, int) and padding:
+            border = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+            x = jax.tree.map(lambda part: jnp.pad(part, border), x)
+        return convolution.pointwise_conv(jax.tree.leaves(x), kernel_HWCO[0, 0])
+    x = join(x)
+    if isinstance(padding, str):
+        pads = tuple(lax.padtype_to_pads(x.shape[1:3], kernel_HWCO.shape[:2], strides, padding))
+    else:
+        pads = 2 * ((padding, padding),)
+    convolve = convolution.conv if _on_cpu() else convolution.lax_conv
+    return convolve(x, kernel_HWCO, strides, pads)
+
+
+def add_bias(x_BPQO: Array, bias_O: Array) -> Array:
+    """x + b, for each output channel."""
+    if not _on_cpu():
+        return x_BPQO + bias_O
+    x_NO = x_BPQO.reshape(-1, x_BPQO.shape[-1])
+    return (x_NO + jnp.ones((len(x_NO), 1), x_NO.dtype) @ bias_O[None]).reshape(x_BPQO.shape)
+
+
+def max_pool(x_BHWC: Array, *, ceil: bool) -> Array:
+    """3x3 max-pool with stride 2 -> [B, P, Q, C], where P = (H - 3) / 2 + 1 is rounded down or, if `ceil`, up.
+
+    Rounding up pads with -inf at the bottom and right (Caffe's way, torch's `ceil_mode`). Where a window has several
+    equal maxima (behind a ReLU: the zeros), the first in row-major order gets the whole gradient, as from lax; half to
+    each, as `jnp.maximum` has it, would be a subgradient too, but another training run. NaN gives NaN, and its gradient
+    goes to some element of the window.
+    """
+    if _on_cpu():
+        return pooling.max_pool(x_BHWC, ceil, x_BHWC.shape[1:3])
+    pads = [pooling.padding(n, ceil) for n in x_BHWC.shape[1:3]]
+    window, strides = (1, WINDOW, WINDOW, 1), (1, STRIDE, STRIDE, 1)
+    y: Array = lax.reduce_window(x_BHWC, -jnp.inf, lax.max, window, strides, [(0, 0), *pads, (0, 0)])
+    return y
+
+
+def num_microbatches(batch_size: int, image_size: int) -> int:
+    """Into how many equal parts, computed one after another, a CPU should cut a batch; 1 off the CPU.
+
+    What the layers of many images need leaves the caches, and is new memory for every step; the operations of few
+    images are so short that the cores wait for each other.
+    """
+    if not _on_cpu():
+        return 1
+    most = min(MICROBATCH_IMAGES, MICROBATCH_PIXELS // image_size**2)
+    size = max((size for size in range(1, most + 1) if batch_size % size == 0), default=1)
+    return batch_size // size if size > most // 2 else 1
+
+
+def compiler_options() -> dict[str, str | bool]:
+    """For `jax.jit(step, compiler_options=...)`; empty off the CPU.
+
+    By default XLA's CPU backend gives convolutions to YNNPACK, whose 3x3 ones are slower than its own, Eigen's: at 224
+    px a step without YNNPACK is about 1.2 times as fast, on small images the same (0.95 to 1.1).
+    """
+    return {"xla_cpu_experimental_ynn_fusion_type": ""} if _on_cpu() else {}
+
+
+_portable = contextvars.ContextVar("portable", default=False)
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+    """What is traced inside is plain lax on a CPU too: for a program that other devices or converters will read."""
+    token = _portable.set(True)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
+
+
+def _on_cpu() -> bool:
+    """Asked while tracing. Either form is right on any device, so a program moved to another one only loses speed."""
+    return not _portable.get() and jax.default_backend() == "cpu"
