@@ -150,6 +150,45 @@ def test_in_a_loop_too_eigen_computes_a_convolution_and_its_gradients(kernel, st
     assert convolutions == 3 * ["b01f_01io->b01f"]
 
 
+@pytest.mark.parametrize("padding", ["VALID", "SAME", 1])
+@pytest.mark.parametrize(
+    ("shape", "kernel_shape", "strides", "convolutions"),
+    [
+        ((2, 23, 27, 16), (3, 3, 16, 5), (1, 1), 6),  # Winograd's
+        ((2, 27, 20, 17), (3, 3, 17, 5), (1, 1), 6),
+        ((400, 2, 3, 16), (3, 3, 16, 5), (1, 1), 6),
+        ((1, 13, 13, 64), (3, 3, 64, 5), (1, 1), 1),
+        ((2, 23, 27, 15), (3, 3, 15, 5), (1, 1), 1),
+        ((2, 23, 28, 3), (3, 3, 3, 8), (2, 2), 0),  # patches
+        ((2, 22, 27, 1), (5, 3, 1, 8), (2, 3), 0),
+        ((2, 1, 2, 3), (3, 3, 3, 8), (2, 2), 0),
+        ((2, 23, 28, 3), (7, 7, 3, 8), (2, 2), 1),
+        ((2, 23, 28, 3), (3, 3, 3, 8), (1, 1), 1),
+    ],
+)
+def test_a_convolution_without_a_gradient_is_lax_to_rounding(shape, kernel_shape, strides, convolutions, padding):
+    def f(x, kernel):
+        return lowering.conv(x, kernel, strides=strides, padding=padding)
+
+    x, kernel = images(*shape), images(*kernel_shape)
+    pads = padding if isinstance(padding, str) else 2 * [(padding, padding)]
+    expected = lax_conv(x, kernel, strides, pads)
+    assert str(jax.make_jaxpr(f)(x, kernel)).count("conv_general_dilated[") == convolutions
+    np.testing.assert_allclose(jax.jit(f)(x, kernel), expected, atol=3e-6 * float(jnp.abs(expected).max(initial=1)))
+    if expected.size:  # XLA refuses the gradient of an empty one
+        # With a gradient it is lax's, as are the two of that.
+        gradients = jax.make_jaxpr(lambda *args: jax.vjp(f, *args)[1](expected))(x, kernel)
+        assert str(gradients).count("conv_general_dilated[") == 3
+        assert_values_and_gradients_equal(f, lambda x, kernel: lax_conv(x, kernel, strides, pads), x, kernel)
+
+
+def test_winograds_algorithm_is_for_float32():
+    """bfloat16 has 8 bits: its sums of up to 10 x would lose some of them."""
+    args = images(2, 23, 27, 16, dtype="bfloat16"), images(3, 3, 16, 5, dtype="bfloat16")
+    jaxpr = jax.make_jaxpr(lambda x, kernel: lowering.conv(x, kernel, strides=(1, 1), padding="SAME"))(*args)
+    assert str(jaxpr).count("conv_general_dilated[") == 1
+
+
 def test_a_1x1_convolution_is_a_product_with_the_narrow_operand_first():
     def loss(kernel, padding):
         return lowering.conv(images(2, 5, 5, 6), kernel, strides=(1, 1), padding=padding).sum()

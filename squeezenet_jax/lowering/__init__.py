@@ -1,6 +1,6 @@
 """How the network's operations are computed: plain lax on an accelerator, faster forms of the same on a CPU.
 
-Six things that XLA's CPU backend is slow at, and what stands in their place; the rest is lax's, also on a CPU.
+Things that XLA's CPU backend is slow at, and what stands in their place; the rest is lax's, also on a CPU.
 
     max-pooling's gradient      select-and-scatter, element by element   selects by the place of the maximum
     channels side by side       copies, at a tenth of memory's speed     they stay apart: W y = W_1 y_1 + W_2 y_2
@@ -8,6 +8,9 @@ Six things that XLA's CPU backend is slow at, and what stands in their place; th
     other convolutions' grad.   in a loop: scalar code                   operands transposed as Eigen wants them
     a bias's gradient           a reduction in two passes                a product with ones
     a large batch               leaves the caches, and takes new memory  one part of it after another
+    without a gradient:
+    3x3 convolutions            as many products as lax says             half of them, by Winograd's algorithm
+    a stem of 3x3 windows       few channels: a quarter of the speed     one product with the gathered windows
 
 Together with `compiler_options` they make a training step two to three times as fast as plain lax's;
 benchmarks/README.md has the figures, and what else was tried. On a CPU, max-pools and convolutions have only
