@@ -21,17 +21,18 @@ def compile_forward(weights: Weights, batch_size: int) -> Forward:
     """
     # No initialiser is run; the model only wants their names.
     model = SqueezeNet(weights.arch, weights.num_classes, "lecun_uniform", "same", "float32")
-    params = dict(weights.params)
     size = weights.preprocessing.crop
     image = jax.ShapeDtypeStruct((batch_size, size, size, weights.channels), np.float32)
+    variables = {"params": dict(weights.params)}  # constants of the program: XLA transforms and slices kernels once
     parts = lowering.num_microbatches(batch_size, size)
 
-    def logits(image_BHWC: jax.Array) -> jax.Array:  # parameters are its constants: XLA prepares the kernels once
+    def logits(image_BHWC: jax.Array) -> jax.Array:
         image_by_part = image_BHWC.reshape(parts, -1, *image_BHWC.shape[1:])
-        logits_by_part = jax.lax.map(lambda part: model.apply({"params": params}, part), image_by_part)
+        logits_by_part = jax.lax.map(lambda part: model.apply(variables, part), image_by_part)
         return jnp.reshape(logits_by_part, (batch_size, -1))
 
-    compiled = jax.jit(logits).lower(image).compile(lowering.compiler_options())
+    with lowering.inference():
+        compiled = jax.jit(logits).lower(image).compile(lowering.compiler_options())
 
     def forward(image_BHWC: np.ndarray) -> np.ndarray:
         padding = [(0, batch_size - len(image_BHWC)), (0, 0), (0, 0), (0, 0)]

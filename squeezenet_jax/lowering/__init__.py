@@ -8,9 +8,9 @@ Things that XLA's CPU backend is slow at, and what stands in their place; the re
     other convolutions' grad.   in a loop: scalar code                   operands transposed as Eigen wants them
     a bias's gradient           a reduction in two passes                a product with ones
     a large batch               leaves the caches, and takes new memory  one part of it after another
-    without a gradient:
-    3x3 convolutions            as many products as lax says             half of them, by Winograd's algorithm
-    a stem of 3x3 windows       few channels: a quarter of the speed     one product with the gathered windows
+    inference alone, inside `inference()`:
+    large 3x3 convolutions      all the products of the definition       half of them, by Winograd's algorithm
+    a 3x3 stem with stride 2    slow for so few channels                 one product with the gathered windows
 
 Together with `compiler_options` they make a training step two to three times as fast as plain lax's;
 benchmarks/README.md has the figures, and what else was tried. On a CPU, max-pools and convolutions have only
@@ -23,6 +23,7 @@ Read next: `model.py`.
 import contextlib
 import contextvars
 from collections.abc import Iterator
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -73,8 +74,11 @@ def conv(x: Features, kernel_HWCO: Array, *, strides: tuple[int, int], padding: 
         pads = tuple(lax.padtype_to_pads(x.shape[1:3], kernel_HWCO.shape[:2], strides, padding))
     else:
         pads = 2 * ((padding, padding),)
-    convolve = convolution.conv if _on_cpu() else convolution.lax_conv
-    return convolve(x, kernel_HWCO, strides, pads)
+    if not _on_cpu():
+        return convolution.lax_conv(x, kernel_HWCO, strides, pads)
+    if _form.get() == "inference":
+        return convolution.inference_conv(x, kernel_HWCO, strides, pads)
+    return convolution.conv(x, kernel_HWCO, strides, pads)
 
 
 def add_bias(x_BPQO: Array, bias_O: Array) -> Array:
@@ -123,19 +127,29 @@ def compiler_options() -> dict[str, str | bool]:
     return {"xla_cpu_experimental_ynn_fusion_type": ""} if _on_cpu() else {}
 
 
-_portable = contextvars.ContextVar("portable", default=False)
+_form = contextvars.ContextVar[Literal["training", "inference", "portable"]]("form", default="training")
+
+
+@contextlib.contextmanager
+def inference() -> Iterator[None]:
+    """What is traced inside is, on a CPU, as fast as can be without a gradient."""
+    token = _form.set("inference")
+    try:
+        yield
+    finally:
+        _form.reset(token)
 
 
 @contextlib.contextmanager
 def portable() -> Iterator[None]:
     """What is traced inside is plain lax on a CPU too: for a program that other devices or converters will read."""
-    token = _portable.set(True)
+    token = _form.set("portable")
     try:
         yield
     finally:
-        _portable.reset(token)
+        _form.reset(token)
 
 
 def _on_cpu() -> bool:
     """Asked while tracing. Either form is right on any device, so a program moved to another one only loses speed."""
-    return not _portable.get() and jax.default_backend() == "cpu"
+    return _form.get() != "portable" and jax.default_backend() == "cpu"

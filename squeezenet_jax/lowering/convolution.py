@@ -1,7 +1,7 @@
 """Convolutions on a CPU: Eigen's, or matrix products, with gradients that both are fast at.
 
-Without a gradient two more forms pay: patches for a stem, and Winograd's algorithm (Lavin and Gray, arXiv 1509.09308).
-In a training step they do not (benchmarks/README.md).
+For inference also patches for a stem, and Winograd's algorithm (Lavin and Gray, arXiv 1509.09308). In a training step
+neither pays (benchmarks/README.md).
 
 Dimension letters: those of `lowering`, where these stand in for lax's.
 """
@@ -19,8 +19,8 @@ from jax import Array, lax
 # (before the first, behind the last) row, and the same of columns.
 Pads = tuple[tuple[int, int], ...]
 
-# Where the two forms without a gradient are faster on two cores: patches for windows of at most 3 x 3 x 3 numbers, and
-# Winograd's for so many channels and positions (27 x 27, but not 13 x 13 of one image).
+# Where the forms for inference are faster on two cores: patches for windows of at most 3 x 3 x 3 numbers, Winograd's
+# for so many channels and positions (27 x 27, but not 13 x 13 of one image).
 MOST_PATCH, LEAST_CHANNELS, LEAST_POSITIONS = 27, 16, 512
 # F(4, 3) at 0, 1, -1, 2, -2 and infinity: four neighbours of the output from six products instead of twelve.
 # y = OUTPUT ((KERNEL k) * (INPUT x)), for six x and three k.
@@ -51,6 +51,7 @@ def lax_conv(
     lhs_dilation: tuple[int, int] = (1, 1),
     rhs_dilation: tuple[int, int] = (1, 1),
 ) -> Array:
+    """lax's convolution of [B, H, W, C] with [window, C, O] -> [B, P, Q, O]."""
     numbers = ("NHWC", "HWIO", "NHWC")
     y: Array = lax.conv_general_dilated(
         x_BHWC, kernel_HWCO, strides, pads, lhs_dilation, rhs_dilation, dimension_numbers=numbers
@@ -60,54 +61,14 @@ def lax_conv(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv(x_BHWC: Array, kernel_HWCO: Array, strides: tuple[int, int], pads: Pads) -> Array:
-    (*window, channels, _), positions = kernel_HWCO.shape, math.prod(x_BHWC.shape[:3])
-    if strides != (1, 1) and channels * math.prod(window) <= MOST_PATCH:
-        return _patch_conv(x_BHWC, kernel_HWCO, strides, pads)
-    large = channels >= LEAST_CHANNELS and positions >= LEAST_POSITIONS
-    # Not bfloat16: sums of up to 10 x and of products of 8 lose bits that it does not have.
-    if strides == (1, 1) and window == [3, 3] and large and x_BHWC.dtype == jnp.float32:
-        return _winograd_conv(x_BHWC, kernel_HWCO, pads)
+    """lax's convolution, with gradients that are fast in a loop too."""
     return lax_conv(x_BHWC, kernel_HWCO, strides, pads)
-
-
-def _patch_conv(x_BHWC: Array, kernel_HWCO: Array, strides: tuple[int, int], pads: Pads) -> Array:
-    """One matrix product with the gathered windows, [N, window * C]."""
-    x_BHWC = jnp.pad(x_BHWC, ((0, 0), *pads, (0, 0)))
-    B, H, W, C = x_BHWC.shape
-    rows, columns = (  # [P, window], [Q, window]
-        stride * np.arange((size - window) // stride + 1)[:, None] + np.arange(window)
-        for size, window, stride in zip((H, W), kernel_HWCO.shape[:2], strides, strict=True)
-    )
-    places = np.arange(H * W * C).reshape(H, W, C)[rows[:, None, :, None], columns[:, None]]
-    patches = jnp.take(x_BHWC.reshape(B, -1), places.ravel(), axis=1, mode="clip")  # "fill" would test every place
-    kernel_KO = kernel_HWCO.reshape(-1, kernel_HWCO.shape[-1])
-    y_NO = patches.reshape(-1, len(kernel_KO)) @ kernel_KO
-    return y_NO.reshape(B, len(rows), len(columns), y_NO.shape[-1])
-
-
-def _winograd_conv(x_BHWC: Array, kernel_HWCO: Array, pads: Pads) -> Array:
-    """3x3 with stride 1, by F(4, 3) along the columns."""
-    W = x_BHWC.shape[2]
-    pads_H, (left, right) = pads
-    Q = W + left + right - 2
-    tiles = -(-Q // 4)
-    x = jnp.pad(x_BHWC, ((0, 0), (0, 0), (left, 4 * tiles + 2 - W - left), (0, 0)))
-    columns = [x[:, :, column : column + 4 * tiles - 3 : 4] for column in range(6)]
-    inputs, kernels = _combine(WINOGRAD_INPUT, columns), _combine(WINOGRAD_KERNEL, jnp.unstack(kernel_HWCO, axis=1))
-    products = [lax_conv(x, k[:, None], (1, 1), (pads_H, (0, 0))) for x, k in zip(inputs, kernels, strict=True)]
-    y = jnp.stack(_combine(WINOGRAD_OUTPUT, products), axis=3)  # [B, P, tiles, 4, O]
-    return y.reshape(*y.shape[:2], 4 * tiles, y.shape[-1])[:, :, :Q]
-
-
-def _combine(matrix: Sequence[Sequence[float]], arrays: Sequence[Array]) -> list[Array]:
-    """matrix @ arrays, each of which is one row; XLA makes one pass of it."""
-    return [functools.reduce(jnp.add, (w * x for w, x in zip(row, arrays, strict=True) if w)) for row in matrix]
 
 
 def _conv_forward(
     x_BHWC: Array, kernel_HWCO: Array, strides: tuple[int, int], pads: Pads
 ) -> tuple[Array, tuple[Array, Array]]:
-    return lax_conv(x_BHWC, kernel_HWCO, strides, pads), (x_BHWC, kernel_HWCO)
+    return conv(x_BHWC, kernel_HWCO, strides, pads), (x_BHWC, kernel_HWCO)
 
 
 def _conv_backward(
@@ -166,3 +127,49 @@ def _matmul_backward(saved: tuple[Array, Array], g_NO: Array) -> tuple[Array, Ar
 
 
 _matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def inference_conv(x_BHWC: Array, kernel_HWCO: Array, strides: tuple[int, int], pads: Pads) -> Array:
+    """lax's convolution, to rounding, in the fastest form without a gradient."""
+    window, channels = kernel_HWCO.shape[:2], kernel_HWCO.shape[2]
+    if strides != (1, 1) and math.prod(window) * channels <= MOST_PATCH:
+        return _patch_conv(x_BHWC, kernel_HWCO, strides, pads)
+    large = channels >= LEAST_CHANNELS and math.prod(x_BHWC.shape[:3]) >= LEAST_POSITIONS
+    # Weighted sums, by up to 19 in all, cost about four bits; bfloat16 has 8.
+    if strides == (1, 1) and window == (3, 3) and large and x_BHWC.dtype == jnp.float32:
+        return _winograd_conv(x_BHWC, kernel_HWCO, pads)
+    return lax_conv(x_BHWC, kernel_HWCO, strides, pads)
+
+
+def _patch_conv(x_BHWC: Array, kernel_HWCO: Array, strides: tuple[int, int], pads: Pads) -> Array:
+    """One matrix product with the gathered windows, [N, window * C]; their indices are a constant of the program."""
+    x = jnp.pad(x_BHWC, ((0, 0), *pads, (0, 0)))
+    B, height, width, C = x.shape
+    rows, columns = (  # [P, window], [Q, window]
+        stride * np.arange((size - window) // stride + 1)[:, None] + np.arange(window)
+        for size, window, stride in zip((height, width), kernel_HWCO.shape[:2], strides, strict=True)
+    )
+    places = np.arange(height * width * C).reshape(height, width, C)[rows[:, None, :, None], columns[:, None]]
+    patches = jnp.take(x.reshape(B, -1), places.ravel(), axis=1, mode="clip")  # "fill" would test every place
+    kernel = kernel_HWCO.reshape(-1, kernel_HWCO.shape[-1])
+    y_NO = patches.reshape(-1, len(kernel)) @ kernel
+    return y_NO.reshape(B, len(rows), len(columns), y_NO.shape[-1])
+
+
+def _winograd_conv(x_BHWC: Array, kernel_HWCO: Array, pads: Pads) -> Array:
+    """3x3 with stride 1, by F(4, 3) along the columns."""
+    W = x_BHWC.shape[2]
+    pads_H, (left, right) = pads
+    Q = W + left + right - 2
+    tiles = math.ceil(Q / 4)
+    x = jnp.pad(x_BHWC, ((0, 0), (0, 0), (left, 4 * tiles + 2 - W - left), (0, 0)))
+    inputs = _combine(WINOGRAD_INPUT, [x[:, :, column : column + 4 * tiles - 3 : 4] for column in range(6)])
+    kernels = _combine(WINOGRAD_KERNEL, jnp.unstack(kernel_HWCO, axis=1))
+    products = [lax_conv(v, u[:, None], (1, 1), (pads_H, (0, 0))) for v, u in zip(inputs, kernels, strict=True)]
+    y = jnp.stack(_combine(WINOGRAD_OUTPUT, products), axis=3)  # [B, P, tiles, 4, O]
+    return y.reshape(*y.shape[:2], 4 * tiles, y.shape[-1])[:, :, :Q]
+
+
+def _combine(matrix: Sequence[Sequence[float]], arrays: Sequence[Array]) -> list[Array]:
+    """matrix @ arrays, each array a row. In sums: a product's operands would have to be stacked."""
+    return [functools.reduce(jnp.add, (w * x for w, x in zip(row, arrays, strict=True) if w)) for row in matrix]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from unittest import mock
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from squeezenet_jax import architecture, lowering, weights
 from squeezenet_jax.__main__ import main
 from squeezenet_jax.commands.inference import compile_forward
+from squeezenet_jax.lowering import convolution
 from squeezenet_jax.model import SqueezeNet
 from squeezenet_jax.weights.bundle import Preprocessing, Weights, parameter_shapes, unflatten
 from squeezenet_jax.weights.images import read_image
@@ -22,7 +24,11 @@ SMALL = Preprocessing("small", 40, "squash", 33, "RGB", 1 / 255, (0.5,), (0.25,)
 
 @pytest.fixture(scope="module")
 def network():
-    arch = architecture.build("v1.1", geometry="caffe", width=0.125, bypass="simple")
+    return draw(width=0.125)
+
+
+def draw(width):
+    arch = architecture.build("v1.1", geometry="caffe", width=width, bypass="simple")
     rng = np.random.default_rng(0)
     shapes = parameter_shapes(arch, channels=3, num_classes=len(CLASSES))
     flat = {name: (rng.normal(size=s) * np.prod(s[:-1]) ** -0.5).astype(np.float32) for name, s in shapes.items()}
@@ -77,6 +83,22 @@ def test_a_large_batch_is_computed_in_parts_with_the_same_logits(network):
     expected = np.concatenate([halves(images[:25]), halves(images[25:])])
     assert logits.shape == expected.shape == (50, len(CLASSES)) and expected.std() > 0.1
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_at_its_published_width_the_forms_for_inference_have_the_models_logits():
+    network = dataclasses.replace(draw(width=1.0), preprocessing=dataclasses.replace(SMALL, resize=72, crop=65))
+    images = np.random.default_rng(2).normal(size=(3, 65, 65, 3)).astype(np.float32)
+    with (
+        mock.patch.object(convolution, "_patch_conv", wraps=convolution._patch_conv) as patch_conv,
+        mock.patch.object(convolution, "_winograd_conv", wraps=convolution._winograd_conv) as winograd_conv,
+    ):
+        logits = compile_forward(network, 3)(images)
+    assert (patch_conv.call_count, winograd_conv.call_count) == (1, 2)  # conv1; fire2 and fire3
+    model = SqueezeNet(network.arch, network.num_classes, "lecun_uniform", "same", "float32")
+    with lowering.portable():
+        expected = jax.jit(lambda image: model.apply({"params": network.params}, image))(images)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_predict_logits_are_the_models(network, path, folder, tmp_path):
