@@ -39,14 +39,14 @@ def test_a_full_disk_ends_a_run_in_one_line_and_costs_no_checkpoint(tmp_path, di
 
 @pytest.mark.slow
 def test_a_workdir_that_turns_read_only_ends_a_run_in_one_line(tmp_path, digits, in_namespace):
-    # Mounted over itself: a plain remount is refused while the run's lock is open for writing.
+    # A second mount of it on top: a remount is refused while the run has a file there open for writing.
     script = f"""
         disk=$1; out=$2; shift 2
         mount -t tmpfs none "$disk"
+        mkdir "$out/read-only"; mount --bind "$disk" "$out/read-only"; mount -o remount,bind,ro "$out/read-only"
         "$@" > "$out/1.out" 2> "$out/1.err" & process=$!
         until ls "$disk/runs/{RUN}/checkpoints/"*.safetensors > "$out/ls" 2>&1; do kill -0 $process; sleep 0.02; done
-        mount --bind "$disk" "$disk"
-        mount -o remount,bind,ro "$disk"
+        mount --bind "$out/read-only" "$disk"
         code=0; wait $process || code=$?
         echo $code > "$out/1.code"
         code=0; "$@" > "$out/2.out" 2> "$out/2.err" || code=$?
