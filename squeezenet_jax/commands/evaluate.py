@@ -79,7 +79,7 @@ def evaluate(weights: "Weights", label_of: dict[Path, int], batch_size: int) -> 
             return None
 
     size = min(batch_size, len(label_of))
-    forward = compile_forward(weights, size)
+    forward = compile_forward(weights, size, len(label_of))
     ranks = [
         np.asarray(
             objective.label_rank(jnp.asarray(forward(image_BHWC)), jnp.array([label_of[path] for path in paths]))

@@ -76,7 +76,7 @@ def _logits(weights: "Weights", paths: list[Path]) -> "np.ndarray":
     from squeezenet_jax.commands.inference import batched, compile_forward
 
     size = min(BATCH_SIZE, len(paths))
-    forward = compile_forward(weights, size)
+    forward = compile_forward(weights, size, len(paths))
     batches = batched(paths, lambda path: read_image(path, weights.preprocessing), size)
     return np.concatenate([forward(image) for _, image in batches])
 

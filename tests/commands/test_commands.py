@@ -12,6 +12,7 @@ from PIL import Image
 
 from squeezenet_jax import architecture, lowering, weights
 from squeezenet_jax.__main__ import main
+from squeezenet_jax.commands import inference
 from squeezenet_jax.commands.inference import compile_forward
 from squeezenet_jax.lowering import convolution
 from squeezenet_jax.model import SqueezeNet
@@ -85,20 +86,23 @@ def test_a_large_batch_is_computed_in_parts_with_the_same_logits(network):
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_at_its_published_width_the_forms_for_inference_have_the_models_logits():
+def test_many_images_are_computed_in_the_forms_for_inference_with_the_same_logits():
     network = dataclasses.replace(draw(width=1.0), preprocessing=dataclasses.replace(SMALL, resize=72, crop=65))
     images = np.random.default_rng(2).normal(size=(3, 65, 65, 3)).astype(np.float32)
     with (
         mock.patch.object(convolution, "_patch_conv", wraps=convolution._patch_conv) as patch_conv,
         mock.patch.object(convolution, "_winograd_conv", wraps=convolution._winograd_conv) as winograd_conv,
     ):
-        logits = compile_forward(network, 3)(images)
+        few = compile_forward(network, 3, inference.MANY_IMAGES - 1)(images)
+        assert patch_conv.call_count == winograd_conv.call_count == 0
+        logits = compile_forward(network, 3, inference.MANY_IMAGES)(images)
     assert (patch_conv.call_count, winograd_conv.call_count) == (1, 2)  # conv1; fire2 and fire3
     model = SqueezeNet(network.arch, network.num_classes, "lecun_uniform", "same", "float32")
     with lowering.portable():
         expected = jax.jit(lambda image: model.apply({"params": network.params}, image))(images)
     assert expected.std() > 0.1
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(few, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_predict_logits_are_the_models(network, path, folder, tmp_path):

@@ -12,6 +12,7 @@ from weight_files import assert_same_params, caffemodel, state_dict, torch_legac
 
 from squeezenet_jax import objective, weights
 from squeezenet_jax.__main__ import main
+from squeezenet_jax.commands import inference
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SOURCES = {
@@ -36,8 +37,10 @@ def photographs(tmp_path_factory):
     return folder / "val"
 
 
+@pytest.mark.parametrize("many", [100, 101])  # 100: they are many, and computed in the forms for inference
 @pytest.mark.parametrize("version", SOURCES)
-def test_logits_and_accuracy(version, photographs, tmp_path):
+def test_logits_and_accuracy(version, many, photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "MANY_IMAGES", many)
     converted, out = tmp_path / "w.safetensors", tmp_path / "logits.npz"
     assert main(["convert", str(DATA / SOURCES[version]), str(converted), "--preprocessing", "caffe"]) == 0
     with np.load(DATA / f"golden_logits_{version}.npz") as golden:
