@@ -1,4 +1,4 @@
-"""Fixtures: a folder of photographs; Fashion-MNIST, whose only server is this process (nothing comes from outside)."""
+"""Fixtures: a folder of photographs; a prepared archive; Fashion-MNIST, whose only server is this process."""
 
 import gzip
 import hashlib
@@ -11,13 +11,27 @@ from pathlib import Path
 import picture_folders
 import pytest
 from fashion_files import NAMES, REAL_FOLDER, QuietHandler, idx_files, no_network_and_no_package
+from prepare_files import SHARD_BYTES, Listener, encoded, jpeg, picture, write_tar
 
 from squeezenet_jax.data import tfds_builders
+from squeezenet_jax.data.prepare.writer import Prepared, prepare
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     return picture_folders.write(tmp_path / "pictures")
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Prepared]:
+    """1,200 images as a compressed archive, and what comes of it without an interruption."""
+    root = tmp_path_factory.mktemp("many")
+    files = {f"train/{'abc'[i % 3]}/{i}.jpg": jpeg(i) for i in range(1000)}
+    files |= {f"val/{'abc'[i % 3]}/{i}.png": encoded(picture(i), "PNG") for i in range(200)}
+    files["train/a/broken.jpg"] = jpeg(0)[:300]
+    source = write_tar(root / "many.tar.gz", files, "gz")
+    whole = prepare(source, root / "whole", Listener(), short_side=12, shard_bytes=SHARD_BYTES)
+    return source, whole
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).parents[2]
 SHARED = REPOSITORY.parent / "shared" / "data"
 PHOTOGRAPHS = SHARED / "imagenet_sample_100.tar"
 CIFAR10 = SHARED / "cifar10-jpeg.tar.xz"
+SHARD_BYTES = 20_000  # of the fixture `many`: more than 20 shards
 
 needs_photographs = pytest.mark.skipif(
     not PHOTOGRAPHS.exists(), reason="there is no ../shared/data with a sample of ImageNet's photographs"
