@@ -15,7 +15,6 @@ from squeezenet_jax.weights import Weights
 
 Forward = Callable[[np.ndarray], np.ndarray]
 
-
 # The forms for inference take 0.4 to 1.2 s longer to compile, and save 0.5 to 2 ms an image.
 MANY_IMAGES = 500
 

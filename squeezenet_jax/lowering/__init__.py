@@ -127,23 +127,24 @@ def compiler_options() -> dict[str, str | bool]:
     return {"xla_cpu_experimental_ynn_fusion_type": ""} if _on_cpu() else {}
 
 
-_form = contextvars.ContextVar[Literal["training", "inference", "portable"]]("form", default="training")
+Form = Literal["training", "inference", "portable"]
+_form = contextvars.ContextVar[Form]("form", default="training")
 
 
-@contextlib.contextmanager
-def inference() -> Iterator[None]:
+def inference() -> contextlib.AbstractContextManager[None]:
     """What is traced inside is, on a CPU, as fast as can be without a gradient."""
-    token = _form.set("inference")
-    try:
-        yield
-    finally:
-        _form.reset(token)
+    return _traced_as("inference")
+
+
+def portable() -> contextlib.AbstractContextManager[None]:
+    """What is traced inside is plain lax on a CPU too: for a program that other devices or converters will read."""
+    return _traced_as("portable")
 
 
 @contextlib.contextmanager
-def portable() -> Iterator[None]:
-    """What is traced inside is plain lax on a CPU too: for a program that other devices or converters will read."""
-    token = _form.set("portable")
+def _traced_as(form: Form) -> Iterator[None]:
+    """For a function that is new: of one that jax has traced before it may take that trace, in whatever form."""
+    token = _form.set(form)
     try:
         yield
     finally:

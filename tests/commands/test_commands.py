@@ -56,10 +56,14 @@ def folder(tmp_path_factory):
     return root
 
 
+def program(network):
+    model = SqueezeNet(network.arch, network.num_classes, "lecun_uniform", "same", "float32")
+    return jax.jit(lambda image: model.apply({"params": network.params}, image))
+
+
 def reference(network, paths):
     """Logits one image at a time, without `commands.inference`."""
-    model = SqueezeNet(network.arch, network.num_classes, "lecun_uniform", "same", "float32")
-    apply = jax.jit(lambda image: model.apply({"params": network.params}, image))
+    apply = program(network)
     images = (read_image(path, network.preprocessing)[None] for path in paths)
     return np.concatenate([apply(image) for image in images])
 
@@ -97,9 +101,8 @@ def test_many_images_are_computed_in_the_forms_for_inference_with_the_same_logit
         assert patch_conv.call_count == winograd_conv.call_count == 0
         logits = compile_forward(network, 3, inference.MANY_IMAGES)(images)
     assert (patch_conv.call_count, winograd_conv.call_count) == (1, 2)  # conv1; fire2 and fire3
-    model = SqueezeNet(network.arch, network.num_classes, "lecun_uniform", "same", "float32")
     with lowering.portable():
-        expected = jax.jit(lambda image: model.apply({"params": network.params}, image))(images)
+        expected = program(network)(images)
     assert expected.std() > 0.1
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(few, expected, rtol=1e-5, atol=1e-5)

@@ -13,6 +13,7 @@ from squeezenet_jax import lowering
 
 
 def num_convolutions(f, *args):
+    # A new function each time: of f itself jax would take the trace that it has, in another form.
     return str(jax.make_jaxpr(lambda *args: f(*args))(*args)).count("conv_general_dilated[")
 
 
