@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import re
 from pathlib import Path
 
 
@@ -26,3 +27,10 @@ def write(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             scratch.unlink()
         raise
+
+
+def remove_left_over(folder: Path) -> None:
+    """Removes what killed processes left half written; only for who knows that nobody is writing there."""
+    for path in folder.glob(".*"):
+        if re.fullmatch(r"\..+\.\d+", path.name):
+            path.unlink()

@@ -56,8 +56,7 @@ class Checkpoints:
         Raises:
           UserError: a sound one, of another network or program version.
         """
-        for scratch in self._path.glob(".*.safetensors.*"):
-            scratch.unlink()
+        atomic.remove_left_over(self._path)
         for step in reversed(steps(self._path)):
             path = self._path / f"{step}.safetensors"
             try:

@@ -33,9 +33,11 @@ class RunDirectory:
     def begin(self, description: Mapping[str, Any]) -> None:
         """Creates the directory and writes `run.json`: the description and everything about this machine.
 
-        What a resumed run was started with before is kept in its list "earlier_starts".
+        What a resumed run was started with before is kept in its list "earlier_starts". What a killed process left half
+        written is removed: the caller holds the lock.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        atomic.remove_left_over(self.path)
         before = read_json(self.path / "run.json") or {}
         earlier = before.pop("earlier_starts", []) + ([before] if before else [])
         write_json(self.path / "run.json", {**description, **provenance(), "earlier_starts": earlier})
