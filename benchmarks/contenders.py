@@ -28,7 +28,7 @@ from squeezenet_jax.weights.bundle import flatten, parameter_shapes, unflatten
 OURS = "ours"
 TUNED_MALLOC = "+tuned_malloc"  # of a side of PyTorch's: with the setting of malloc that launch.py makes for itself
 MATRIX, COPIED = 3072, 1 << 26  # of `limits`: side of a matrix, floats
-CHECK = "train_small_16_b8"  # trained without dropout on both sides
+CHECK = "train_v1.1_224_b16"  # without dropout on both sides; in parts, and with all forms of `lowering`
 MAIN_JOB = "bypass=none,seed=0"  # of experiments/bypass.py
 BUSY_IS_KNOWN = sys.platform == "linux"
 Params = dict[str, np.ndarray]

@@ -37,14 +37,14 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Features, pool: Callable[[jax.Array], jax.Array] = lambda y: y) -> jax.Array:
-        """pool(W * x) + b, which is pool(W * x + b) for a max-pool: adding one number keeps the order."""
+    def __call__(self, x: Features, pool: Callable[[jax.Array], jax.Array] | None = None) -> jax.Array:
+        """W * x + b; or pool(W * x) + b, which is pool(W * x + b) for a max-pool: adding one number keeps the order."""
         shape = (*self.kernel_size, lowering.num_channels(x), self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        y = lowering.conv(x, kernel, strides=self.strides, padding=self.padding)
-        self.sow("intermediates", "product", y)
-        return lowering.add_bias(pool(y), bias)
+        y = lowering.conv(x, kernel, None if pool else bias, strides=self.strides, padding=self.padding)
+        self.sow("intermediates", "output", y)
+        return lowering.add_bias(pool(y), bias) if pool else y
 
 
 class FireBlock(nn.Module):

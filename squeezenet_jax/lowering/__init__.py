@@ -7,10 +7,9 @@ Things that XLA's CPU backend is slow at, and what stands in their place; the re
     a 1x1 kernel's gradient     transposes both operands                 matrix products, the narrow operand first
     other convolutions' grad.   in a loop: scalar code                   operands transposed as Eigen wants them
     a bias's gradient           a reduction in two passes                a product with ones
+    a 3x3 stem with stride 2    slow for so few channels                 one product with all windows
+    3x3 convolutions            all the products of the definition       half of them, by Winograd's algorithm
     a large batch               leaves the caches, and takes new memory  one part of it after another
-    inference alone, inside `inference()`:
-    large 3x3 convolutions      all the products of the definition       half of them, by Winograd's algorithm
-    a 3x3 stem with stride 2    slow for so few channels                 one product with the gathered windows
 
 Together with `compiler_options` they make a training step two to three times as fast as plain lax's;
 benchmarks/README.md has the figures, and what else was tried. On a CPU, max-pools and convolutions have only
@@ -38,6 +37,9 @@ Features = Array | tuple[Array, ...]
 # A CPU's microbatch: at most so many images, of all together so many pixels (8 of 224 x 224). Best on two cores with 32
 # MB of last-level cache.
 MICROBATCH_IMAGES, MICROBATCH_PIXELS = 32, 1 << 19
+# Training has Winograd's algorithm for convolutions of so many products for each place of the window: it takes some
+# seconds longer to compile. All of 8 images of 224 px have them, none of the main job's.
+WINOGRAD_PRODUCTS = 10_000_000
 
 
 def concatenate(*parts_BHWC: Array) -> Features:
@@ -62,31 +64,34 @@ def add(x: Features, y: Features) -> Features:
     return join(x) + join(y)
 
 
-def conv(x: Features, kernel_HWCO: Array, *, strides: tuple[int, int], padding: str | int) -> Array:
-    """Cross-correlation -> [B, P, Q, O]; `padding` is lax's name, or so many zeros on every side."""
+def conv(
+    x: Features, kernel_HWCO: Array, bias_O: Array | None, *, strides: tuple[int, int], padding: str | int
+) -> Array:
+    """Cross-correlation, plus the bias if there is one, -> [B, P, Q, O].
+
+    `padding` is lax's name, or so many zeros on every side.
+    """
     if _on_cpu() and kernel_HWCO.shape[:2] == strides == (1, 1):
         if isinstance(padding, int) and padding:
             border = ((0, 0), (padding, padding), (padding, padding), (0, 0))
             x = jax.tree.map(lambda part: jnp.pad(part, border), x)
-        return convolution.pointwise_conv(jax.tree.leaves(x), kernel_HWCO[0, 0])
+        return add_bias(convolution.pointwise_conv(jax.tree.leaves(x), kernel_HWCO[0, 0]), bias_O)
     x = join(x)
     if isinstance(padding, str):
         pads = tuple(lax.padtype_to_pads(x.shape[1:3], kernel_HWCO.shape[:2], strides, padding))
     else:
         pads = 2 * ((padding, padding),)
     if not _on_cpu():
-        return convolution.lax_conv(x, kernel_HWCO, strides, pads)
-    if _form.get() == "inference":
-        return convolution.inference_conv(x, kernel_HWCO, strides, pads)
-    return convolution.conv(x, kernel_HWCO, strides, pads)
+        return add_bias(convolution.lax_conv(x, kernel_HWCO, strides, pads), bias_O)
+    least_products = 0 if _form.get() == "inference" else WINOGRAD_PRODUCTS
+    return convolution.conv(x, kernel_HWCO, bias_O, strides, pads, least_products=least_products)
 
 
-def add_bias(x_BPQO: Array, bias_O: Array) -> Array:
-    """x + b, for each output channel."""
-    if not _on_cpu():
-        return x_BPQO + bias_O
-    x_NO = x_BPQO.reshape(-1, x_BPQO.shape[-1])
-    return (x_NO + jnp.ones((len(x_NO), 1), x_NO.dtype) @ bias_O[None]).reshape(x_BPQO.shape)
+def add_bias(x_BPQO: Array, bias_O: Array | None) -> Array:
+    """x + b for each output channel, or x."""
+    if _on_cpu():
+        return convolution.add_bias(x_BPQO, bias_O)
+    return x_BPQO if bias_O is None else x_BPQO + bias_O
 
 
 def max_pool(x_BHWC: Array, *, ceil: bool) -> Array:
@@ -132,7 +137,7 @@ _form = contextvars.ContextVar[Form]("form", default="training")
 
 
 def inference() -> contextlib.AbstractContextManager[None]:
-    """What is traced inside is, on a CPU, as fast as can be without a gradient."""
+    """What is traced inside is, on a CPU, as fast as can be, however long it takes to compile."""
     return _traced_as("inference")
 
 

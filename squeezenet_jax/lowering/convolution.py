@@ -1,7 +1,7 @@
 """Convolutions on a CPU: Eigen's, or matrix products, with gradients that both are fast at.
 
-For inference also patches for a stem, and Winograd's algorithm (Lavin and Gray, arXiv 1509.09308). In a training step
-neither pays (benchmarks/README.md).
+Large 3x3 ones are products by Winograd's algorithm (Lavin and Gray, arXiv 1509.09308), and so are 1x1 ones and small
+windows with a stride by the definition. What each form gains is in benchmarks/README.md.
 
 Dimension letters: those of `lowering`, where these stand in for lax's.
 """
@@ -13,14 +13,14 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 # (before the first, behind the last) row, and the same of columns.
 Pads = tuple[tuple[int, int], ...]
 
-# Where the forms for inference are faster on two cores: patches for windows of at most 3 x 3 x 3 numbers, Winograd's
-# for so many channels and positions (27 x 27, but not 13 x 13 of one image).
+# Where other forms than Eigen's convolution are faster on two cores: with a stride, one product with all windows of at
+# most 3 x 3 x 3 numbers; else Winograd's, from so many channels and positions on (27 x 27, but not 13 x 13 of one
+# image).
 MOST_PATCH, LEAST_CHANNELS, LEAST_POSITIONS = 27, 16, 512
 # F(4, 3) at 0, 1, -1, 2, -2 and infinity: four neighbours of the output from six products instead of twelve.
 # y = OUTPUT ((KERNEL k) * (INPUT x)), for six x and three k.
@@ -59,19 +59,52 @@ def lax_conv(
     return y
 
 
+def conv(
+    x_BHWC: Array,
+    kernel_HWCO: Array,
+    bias_O: Array | None,
+    strides: tuple[int, int],
+    pads: Pads,
+    *,
+    least_products: int,
+) -> Array:
+    """lax's convolution and the bias, to rounding, in the form that is fastest for its size.
+
+    Winograd's, which takes longer to compile, is for `least_products` or more for each place of the window.
+    """
+    window, channels = kernel_HWCO.shape[:2], kernel_HWCO.shape[2]
+    if strides != (1, 1) and math.prod(window) * channels <= MOST_PATCH:
+        return add_bias(_patch_conv(x_BHWC, kernel_HWCO, strides, pads), bias_O)
+    positions = math.prod(x_BHWC.shape[:3])
+    products = positions * math.prod(kernel_HWCO.shape[2:])
+    large = channels >= LEAST_CHANNELS and positions >= LEAST_POSITIONS and products >= least_products
+    # Weighted sums, by up to 19 in all, cost about four bits; bfloat16 has 8.
+    if window == (3, 3) and strides == (1, 1) and large and x_BHWC.dtype == jnp.float32:
+        return _winograd_conv(x_BHWC, kernel_HWCO, bias_O, pads)
+    return add_bias(_eigen_conv(x_BHWC, kernel_HWCO, strides, pads), bias_O)
+
+
+def add_bias(x_BPQO: Array, bias_O: Array | None) -> Array:
+    """x + b for each output channel, or x; the bias's gradient is a product with ones."""
+    if bias_O is None:
+        return x_BPQO
+    x_NO = x_BPQO.reshape(-1, x_BPQO.shape[-1])
+    return (x_NO + jnp.ones((len(x_NO), 1), x_NO.dtype) @ bias_O[None]).reshape(x_BPQO.shape)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv(x_BHWC: Array, kernel_HWCO: Array, strides: tuple[int, int], pads: Pads) -> Array:
+def _eigen_conv(x_BHWC: Array, kernel_HWCO: Array, strides: tuple[int, int], pads: Pads) -> Array:
     """lax's convolution, with gradients that are fast in a loop too."""
     return lax_conv(x_BHWC, kernel_HWCO, strides, pads)
 
 
-def _conv_forward(
+def _eigen_conv_forward(
     x_BHWC: Array, kernel_HWCO: Array, strides: tuple[int, int], pads: Pads
 ) -> tuple[Array, tuple[Array, Array]]:
-    return conv(x_BHWC, kernel_HWCO, strides, pads), (x_BHWC, kernel_HWCO)
+    return _eigen_conv(x_BHWC, kernel_HWCO, strides, pads), (x_BHWC, kernel_HWCO)
 
 
-def _conv_backward(
+def _eigen_conv_backward(
     strides: tuple[int, int], pads: Pads, saved: tuple[Array, Array], g_BPQO: Array
 ) -> tuple[Array, Array]:
     """dx[i] = sum over w of g'[i + before - w] k[w], and dk[w] = sum over p of x[s p + w - before] g[p].
@@ -95,7 +128,7 @@ def _conv_backward(
     return gradient_x, gradient_CHWO.transpose(1, 2, 0, 3)
 
 
-conv.defvjp(_conv_forward, _conv_backward)
+_eigen_conv.defvjp(_eigen_conv_forward, _eigen_conv_backward)
 
 
 def pointwise_conv(parts: Sequence[Array], kernel_CO: Array) -> Array:
@@ -129,45 +162,51 @@ def _matmul_backward(saved: tuple[Array, Array], g_NO: Array) -> tuple[Array, Ar
 _matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
-def inference_conv(x_BHWC: Array, kernel_HWCO: Array, strides: tuple[int, int], pads: Pads) -> Array:
-    """lax's convolution, to rounding, in the fastest form without a gradient."""
-    window, channels = kernel_HWCO.shape[:2], kernel_HWCO.shape[2]
-    if strides != (1, 1) and math.prod(window) * channels <= MOST_PATCH:
-        return _patch_conv(x_BHWC, kernel_HWCO, strides, pads)
-    large = channels >= LEAST_CHANNELS and math.prod(x_BHWC.shape[:3]) >= LEAST_POSITIONS
-    # Weighted sums, by up to 19 in all, cost about four bits; bfloat16 has 8.
-    if strides == (1, 1) and window == (3, 3) and large and x_BHWC.dtype == jnp.float32:
-        return _winograd_conv(x_BHWC, kernel_HWCO, pads)
-    return lax_conv(x_BHWC, kernel_HWCO, strides, pads)
-
-
 def _patch_conv(x_BHWC: Array, kernel_HWCO: Array, strides: tuple[int, int], pads: Pads) -> Array:
-    """One matrix product with the gathered windows, [N, window * C]; their indices are a constant of the program."""
-    x = jnp.pad(x_BHWC, ((0, 0), *pads, (0, 0)))
-    B, height, width, C = x.shape
-    rows, columns = (  # [P, window], [Q, window]
-        stride * np.arange((size - window) // stride + 1)[:, None] + np.arange(window)
-        for size, window, stride in zip((height, width), kernel_HWCO.shape[:2], strides, strict=True)
-    )
-    places = np.arange(height * width * C).reshape(height, width, C)[rows[:, None, :, None], columns[:, None]]
-    patches = jnp.take(x.reshape(B, -1), places.ravel(), axis=1, mode="clip")  # "fill" would test every place
-    kernel = kernel_HWCO.reshape(-1, kernel_HWCO.shape[-1])
-    y_NO = patches.reshape(-1, len(kernel)) @ kernel
-    return y_NO.reshape(B, len(rows), len(columns), y_NO.shape[-1])
+    """One matrix product with all windows, [N, window * C].
+
+    Columns are taken by the stride: a window's row is then a few neighbours, of which the last is cut off.
+    """
+    B, H, W, C = x_BHWC.shape
+    rows, columns, _, filters = kernel_HWCO.shape
+    (top, bottom), (left, right) = pads
+    P, Q = (H + top + bottom - rows) // strides[0] + 1, (W + left + right - columns) // strides[1] + 1
+    neighbours = math.ceil(columns / strides[1])
+    behind = [rows + strides[0] * P - top - H, strides[1] * (Q + neighbours - 1) - left - W]
+    x = lax.pad(x_BHWC, jnp.zeros((), x_BHWC.dtype), ((0, 0, 0), (top, behind[0], 0), (left, behind[1], 0), (0, 0, 0)))
+    x = x.reshape(*x.shape[:2], -1, strides[1] * C)
+    pieces = [
+        x[:, row : row + strides[0] * P : strides[0], first : first + Q, : (columns - strides[1] * first) * C]
+        for row, first in itertools.product(range(rows), range(neighbours))
+    ]
+    patches = jnp.concatenate(pieces, axis=-1)
+    y_NO = _matmul(patches.reshape(-1, patches.shape[-1]), kernel_HWCO.reshape(-1, filters))
+    return y_NO.reshape(B, P, Q, filters)
 
 
-def _winograd_conv(x_BHWC: Array, kernel_HWCO: Array, pads: Pads) -> Array:
-    """3x3 with stride 1, by F(4, 3) along the columns."""
-    W = x_BHWC.shape[2]
-    pads_H, (left, right) = pads
-    Q = W + left + right - 2
-    tiles = math.ceil(Q / 4)
-    x = jnp.pad(x_BHWC, ((0, 0), (0, 0), (left, 4 * tiles + 2 - W - left), (0, 0)))
-    inputs = _combine(WINOGRAD_INPUT, [x[:, :, column : column + 4 * tiles - 3 : 4] for column in range(6)])
-    kernels = _combine(WINOGRAD_KERNEL, jnp.unstack(kernel_HWCO, axis=1))
-    products = [lax_conv(v, u[:, None], (1, 1), (pads_H, (0, 0))) for v, u in zip(inputs, kernels, strict=True)]
-    y = jnp.stack(_combine(WINOGRAD_OUTPUT, products), axis=3)  # [B, P, tiles, 4, O]
-    return y.reshape(*y.shape[:2], 4 * tiles, y.shape[-1])[:, :, :Q]
+def _winograd_conv(x_BHWC: Array, kernel_HWCO: Array, bias_O: Array | None, pads: Pads) -> Array:
+    """3x3 with stride 1: F(4, 3) along the rows, the definition along the columns.
+
+    The six products are of matrices [B * tiles * Q, 3 * C] and [3 * C, O], a tile being four rows of the output.
+    """
+    B, H, W, C = x_BHWC.shape
+    (top, bottom), (left, right) = pads
+    P, Q = H + top + bottom - 2, W + left + right - 2
+    tiles = math.ceil(P / 4)
+    x = jnp.pad(x_BHWC, ((0, 0), (top, 4 * (tiles + 1) - top - H), (left, right), (0, 0)))
+    x = x.reshape(B, tiles + 1, 4, Q + 2, C)
+    # A tile's rows 4 and 5 are 0 and 1 of the next one. Not slices with a stride: in a gradient those are slow.
+    inputs = _combine(WINOGRAD_INPUT, [x[:, row // 4 : row // 4 + tiles, row % 4] for row in range(6)])
+    kernels = _combine(WINOGRAD_KERNEL, jnp.unstack(kernel_HWCO))
+    products = []
+    for v, u in zip(inputs, kernels, strict=True):
+        windows = jnp.stack([v[:, :, column : column + Q] for column in range(3)], axis=3)
+        product_NO = _matmul(windows.reshape(-1, 3 * C), u.reshape(3 * C, -1))
+        products.append(product_NO.reshape(B, tiles, Q, u.shape[-1]))
+    # That of the point 1 is added to each of the four rows; so is what is added to it, at a quarter of the cost.
+    products[1] = add_bias(products[1], bias_O)
+    y = jnp.stack(_combine(WINOGRAD_OUTPUT, products), axis=2)
+    return y.reshape(B, 4 * tiles, *y.shape[3:])[:, :P]
 
 
 def _combine(matrix: Sequence[Sequence[float]], arrays: Sequence[Array]) -> list[Array]:
