@@ -4,6 +4,7 @@
 
 (needs benchmarks/requirements.txt.) Each side is a process that stays alive and waits while the other one works, so
 that neither its threads nor its memory disturb the other's. In a turn, a call or two to warm up and then timed ones.
+Where a process happens to get its memory can change its speed by a tenth, so there are several, one after another.
 Ours is the step that `train.py` runs and the forward pass that `predict` runs; PyTorch's is in `pytorch_squeezenet.py`,
 by default in eager mode on channels_last tensors. `--torch channels_last,contiguous,compile` adds others, and
 `channels_last+tuned_malloc` gives it the setting of malloc that launch.py makes for itself.
@@ -46,7 +47,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from contenders import CHECK, COPIED, MAIN_JOB, MATRIX, OURS, TUNED_MALLOC
+from contenders import CHECKS, COPIED, MAIN_JOB, MATRIX, OURS, TUNED_MALLOC
 
 from squeezenet_jax import memory
 
@@ -65,7 +66,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="NAME,...", help=f"some of: {', '.join((*TIMED, *OTHERS))}")
     parser.add_argument("--torch", default="channels_last", metavar="FORMAT,...", help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each side (default: %(default)s)")
+    parser.add_argument("--launches", type=int, default=3, help="processes of each side (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each process (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of each side (default: %(default)s)")
     parser.add_argument(
         "--quiet", type=float, default=0.2, help="drop rounds in which others used more cores (default: %(default)s)"
@@ -122,40 +124,46 @@ def check_equal(names: list[str], sides: list[str], threads: int) -> None:
             assert expected.std() > 1e-3, "logits that are all the same prove nothing"
             for logits in others:
                 np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max(), err_msg=name)
-    with ExitStack() as stack:
-        children = [stack.enter_context(Child(side, CHECK, threads)) for side in sides]
-        trained, *others = (child.ask("train", 3) for child in children)
-        for other, (layer, value) in itertools.product(others, trained.items()):
-            np.testing.assert_allclose(other[layer], value, rtol=1e-4, atol=1e-5, err_msg=layer)
+    for name in CHECKS:
+        with ExitStack() as stack:
+            children = [stack.enter_context(Child(side, name, threads)) for side in sides]
+            trained, *others = (child.ask("train", 3) for child in children)
+            for other, (layer, value) in itertools.product(others, trained.items()):
+                np.testing.assert_allclose(other[layer], value, rtol=1e-4, atol=1e-5, err_msg=f"{name}: {layer}")
     print("equal: logits of", *dict.fromkeys(names), "and the weights after three steps")
 
 
-def measure(name: str, sides: list[str], rounds: int, threads: int, quiet: float) -> dict[str, Any]:
-    """Turns of every side, and its memory. At most three times as many rounds as are wanted are tried."""
-    with ExitStack() as stack:
-        children = {side: stack.enter_context(Child(side, name, threads)) for side in sides}
-        seconds = {side: child.ask("prepare") for side, child in children.items()}
-        calls = max(1, min(200, round(TURN_SECONDS / min(seconds.values()))))
-        turns: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-        tried, others_cores = 0, []
-        while len(others_cores) < rounds and tried < 3 * rounds:
-            tried += 1
-            order = sides if tried % 2 else sides[::-1]
-            others, found = 0.0, {}
-            for side in order:
-                found[side] = turn = children[side].ask("turn", calls)
-                others = max(others, turn.pop("others"))
-            if others <= quiet:
-                others_cores.append(others)
-                for side in sides:
-                    turns[side].append(found[side])
-        if not others_cores:
-            sys.exit(f"{name}: other processes used more than {quiet} cores in each of {tried} rounds")
-        memory = {side: child.ask("memory") for side, child in children.items()}
+def measure(name: str, sides: list[str], args: argparse.Namespace) -> dict[str, Any]:
+    """Turns of every side, and its largest memory, from `args.launches` processes of each side, one after another.
+
+    In a launch at most three times as many rounds as are wanted are tried.
+    """
+    turns: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    memory = dict.fromkeys(sides, 0)
+    calls, tried, others_cores = [], 0, []
+    for launch in range(args.launches):
+        with ExitStack() as stack:
+            children = {side: stack.enter_context(Child(side, name, args.threads)) for side in sides}
+            seconds = {side: child.ask("prepare") for side, child in children.items()}
+            calls.append(max(1, min(200, round(TURN_SECONDS / min(seconds.values())))))
+            kept, last = len(others_cores), tried + 3 * args.rounds
+            while len(others_cores) < kept + args.rounds and tried < last:
+                tried += 1
+                order = sides if tried % 2 else sides[::-1]
+                found = {side: children[side].ask("turn", calls[-1]) | {"launch": launch} for side in order}
+                others = max(turn.pop("others") for turn in found.values())
+                if others <= args.quiet:
+                    others_cores.append(others)
+                    for side in sides:
+                        turns[side].append(found[side])
+            for side, child in children.items():
+                memory[side] = max(memory[side], child.ask("memory"))
+        if len(others_cores) == kept:
+            sys.exit(f"{name}: other processes used more than {args.quiet} cores in each of {3 * args.rounds} rounds")
     return {"calls": calls, "turns": turns, "memory": memory, "tried": tried, "others_cores": others_cores}
 
 
-def first_steps(sides: list[str], rounds: int, threads: int) -> dict[str, Any]:
+def first_steps(sides: list[str], launches: int, threads: int) -> dict[str, Any]:
     """Fresh processes; ours with an empty and with a filled folder of compiled programs."""
     turns: dict[str, list[dict[str, float]]] = {}
 
@@ -163,18 +171,18 @@ def first_steps(sides: list[str], rounds: int, threads: int) -> dict[str, Any]:
         command = [*contender(side, "start", threads), "--first-step"]
         turns.setdefault(label, []).append(run_process(command, cache, side_environment(side)))
 
-    for _ in range(rounds):
+    for _ in range(launches):
         with tempfile.TemporaryDirectory() as cache:
             start(OURS, OURS, cache)
             start(OURS, f"{OURS}, programs compiled before", cache)
             for side in sides[1:]:
                 start(side, side, cache)
-    return {"calls": 1, "turns": turns, "memory": {}}
+    return {"calls": [1], "turns": turns, "memory": {}}
 
 
-def main_jobs(sides: list[str], rounds: int) -> dict[str, Any]:
+def main_jobs(sides: list[str], launches: int) -> dict[str, Any]:
     turns: dict[str, list[dict[str, float]]] = {}
-    for _ in range(rounds):
+    for _ in range(launches):
         with tempfile.TemporaryDirectory() as folder:
             launch = [sys.executable, "launch.py", "--config", "experiments/bypass.py", "--only", MAIN_JOB, "--workdir"]
             jobs = [
@@ -188,7 +196,7 @@ def main_jobs(sides: list[str], rounds: int) -> dict[str, Any]:
                 environment = dict(os.environ) if label.startswith(OURS) else side_environment(label)
                 turn = run_process(command, f"{folder}/cache", environment)
                 turns.setdefault(label, []).append(turn)
-    return {"calls": 1, "turns": turns, "memory": {}}
+    return {"calls": [1], "turns": turns, "memory": {}}
 
 
 def run_process(command: list[str], cache: str, environment: dict[str, str]) -> dict[str, float]:
@@ -263,11 +271,11 @@ def main() -> None:
                     f"limits, {side}: {gflops:.0f} GFLOP/s (2 per multiply-add), {bandwidth:.1f} GB/s read and written"
                 )
         elif name == "start":
-            results[name] = first_steps(sides, min(args.rounds, 5), args.threads)
+            results[name] = first_steps(sides, args.launches, args.threads)
         elif name == "main_job":
-            results[name] = main_jobs(sides, min(args.rounds, 3))
+            results[name] = main_jobs(sides, args.launches)
         else:
-            results[name] = measure(name, sides, args.rounds, args.threads, args.quiet)
+            results[name] = measure(name, sides, args)
         if name != "limits":
             rows += (new := list(summarise(name, results[name])))
             print_rows(new)
@@ -279,6 +287,7 @@ def write(args: argparse.Namespace, rows: list[dict[str, Any]], results: dict[st
     report = {
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "threads": args.threads,
+        "launches": args.launches,
         "rounds": args.rounds,
         "quiet": args.quiet,
         "versions": {"python": platform.python_version()}

@@ -28,14 +28,15 @@ from squeezenet_jax.weights.bundle import flatten, parameter_shapes, unflatten
 OURS = "ours"
 TUNED_MALLOC = "+tuned_malloc"  # of a side of PyTorch's: with the setting of malloc that launch.py makes for itself
 MATRIX, COPIED = 3072, 1 << 26  # of `limits`: side of a matrix, floats
-CHECK = "train_v1.1_224_b16"  # without dropout on both sides; in parts, and with all forms of `lowering`
+# Trained without dropout on both sides: in parts, with Winograd's convolutions and a stem as a product; with Eigen's.
+CHECKS = ("check_v1.1_224_b16", "check_small_16_b8")
 MAIN_JOB = "bypass=none,seed=0"  # of experiments/bypass.py
 BUSY_IS_KNOWN = sys.platform == "linux"
 Params = dict[str, np.ndarray]
 
 
 def workload_settings(name: str) -> Settings:
-    _, network, size, batch = name.split("_")
+    kind, network, size, batch = name.split("_")
     small = network == "small"
     changes = {
         "model.version": "v1.0" if small else network,
@@ -43,7 +44,7 @@ def workload_settings(name: str) -> Settings:
         "model.geometry": "same" if small else "torchvision",
         "model.width": 0.5 if small else 1.0,
         "model.kernel_init": "he_uniform",
-        "model.dropout": 0.0 if name == CHECK else 0.5,
+        "model.dropout": 0.0 if kind == "check" else 0.5,
         "data.image_size": int(size),
         "data.channels": 3,
         "data.num_classes": 10 if small else 1000,
@@ -208,7 +209,7 @@ def child(side: str, name: str, threads: int, first_step: bool) -> None:
         make_side(side, settings, threads).prepare_training(draw_params(settings))(1)
         print(json.dumps("done"), file=answers)
         return
-    settings = workload_settings(CHECK if name == "limits" else name)
+    settings = workload_settings(CHECKS[0] if name == "limits" else name)
     contender = make_side(side, settings, threads)
     work: Callable[[int], object] | None = None
     image = draw_images(settings)

@@ -52,7 +52,7 @@ def train_step(
     """One step of gradient descent on the mean loss of the batch; `key` is the run's, the same for every step.
 
     The gradient is added up over `parts` of the batch, one after the other, so that only a part's activations need
-    memory; every random number belongs to an example, so the result is the same, up to the order of sums.
+    memory; every random number belongs to an example, so the result is the same, up to rounding.
     `tx` follows the schedule `learning_rate`, which is here only to be logged, and leaves the `frozen` modules alone.
     """
     count = jnp.maximum(jnp.sum(batch["mask"]), 1)

@@ -8,7 +8,7 @@ Things that XLA's CPU backend is slow at, and what stands in their place; the re
     other convolutions' grad.   in a loop: scalar code                   operands transposed as Eigen wants them
     a bias's gradient           a reduction in two passes                a product with ones
     a 3x3 stem with stride 2    slow for so few channels                 one product with all windows
-    3x3 convolutions            all the products of the definition       half of them, by Winograd's algorithm
+    large 3x3 convolutions      all the products of the definition       half of them, by Winograd's algorithm
     a large batch               leaves the caches, and takes new memory  one part of it after another
 
 Together with `compiler_options` they make a training step two to three times as fast as plain lax's;
@@ -21,6 +21,7 @@ Read next: `model.py`.
 
 import contextlib
 import contextvars
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -37,9 +38,9 @@ Features = Array | tuple[Array, ...]
 # A CPU's microbatch: at most so many images, of all together so many pixels (8 of 224 x 224). Best on two cores with 32
 # MB of last-level cache.
 MICROBATCH_IMAGES, MICROBATCH_PIXELS = 32, 1 << 19
-# Training has Winograd's algorithm for convolutions of so many products for each place of the window: it takes some
-# seconds longer to compile. All of 8 images of 224 px have them, none of the main job's.
-WINOGRAD_PRODUCTS = 10_000_000
+# Winograd's algorithm, which takes seconds longer to compile, is for 3x3 convolutions of so many MACs. In training all
+# of 8 images of 224 px have them, none of the main job's.
+WINOGRAD_MACS = {"training": 90_000_000, "inference": 0, "short inference": math.inf}
 
 
 def concatenate(*parts_BHWC: Array) -> Features:
@@ -83,8 +84,7 @@ def conv(
         pads = 2 * ((padding, padding),)
     if not _on_cpu():
         return add_bias(convolution.lax_conv(x, kernel_HWCO, strides, pads), bias_O)
-    least_products = 0 if _form.get() == "inference" else WINOGRAD_PRODUCTS
-    return convolution.conv(x, kernel_HWCO, bias_O, strides, pads, least_products=least_products)
+    return convolution.conv(x, kernel_HWCO, bias_O, strides, pads, winograd_macs=WINOGRAD_MACS[_form.get()])
 
 
 def add_bias(x_BPQO: Array, bias_O: Array | None) -> Array:
@@ -126,19 +126,19 @@ def num_microbatches(batch_size: int, image_size: int) -> int:
 def compiler_options() -> dict[str, str | bool]:
     """For `jax.jit(step, compiler_options=...)`; empty off the CPU.
 
-    By default XLA's CPU backend gives convolutions to YNNPACK, whose 3x3 ones are slower than its own, Eigen's: at 224
-    px a step without YNNPACK is about 1.2 times as fast, on small images the same (0.95 to 1.1).
+    By default XLA's CPU backend gives convolutions and products to YNNPACK, whose 3x3 ones are slower than its own,
+    Eigen's. Without it a step of the main job is 1.1 times as fast; at 224 px, where most are products, hardly (1.02).
     """
     return {"xla_cpu_experimental_ynn_fusion_type": ""} if _on_cpu() else {}
 
 
-Form = Literal["training", "inference", "portable"]
+Form = Literal["training", "inference", "short inference", "portable"]
 _form = contextvars.ContextVar[Form]("form", default="training")
 
 
-def inference() -> contextlib.AbstractContextManager[None]:
-    """What is traced inside is, on a CPU, as fast as can be, however long it takes to compile."""
-    return _traced_as("inference")
+def inference(*, many_images: bool) -> contextlib.AbstractContextManager[None]:
+    """What is traced inside is for inference: on a CPU either as fast as can be, or compiled as soon as can be."""
+    return _traced_as("inference" if many_images else "short inference")
 
 
 def portable() -> contextlib.AbstractContextManager[None]:

@@ -1,7 +1,7 @@
 """Convolutions on a CPU: Eigen's, or matrix products, with gradients that both are fast at.
 
-Large 3x3 ones are products by Winograd's algorithm (Lavin and Gray, arXiv 1509.09308), and so are 1x1 ones and small
-windows with a stride by the definition. What each form gains is in benchmarks/README.md.
+1x1 ones, and small windows with a stride, are one matrix product each; large 3x3 ones are six, by Winograd's algorithm
+(Lavin and Gray, arXiv 1509.09308). What each form gains is in benchmarks/README.md.
 
 Dimension letters: those of `lowering`, where these stand in for lax's.
 """
@@ -66,18 +66,18 @@ def conv(
     strides: tuple[int, int],
     pads: Pads,
     *,
-    least_products: int,
+    winograd_macs: float,
 ) -> Array:
     """lax's convolution and the bias, to rounding, in the form that is fastest for its size.
 
-    Winograd's, which takes longer to compile, is for `least_products` or more for each place of the window.
+    Winograd's, which takes longer to compile, is for `winograd_macs` or more.
     """
     window, channels = kernel_HWCO.shape[:2], kernel_HWCO.shape[2]
     if strides != (1, 1) and math.prod(window) * channels <= MOST_PATCH:
         return add_bias(_patch_conv(x_BHWC, kernel_HWCO, strides, pads), bias_O)
     positions = math.prod(x_BHWC.shape[:3])
-    products = positions * math.prod(kernel_HWCO.shape[2:])
-    large = channels >= LEAST_CHANNELS and positions >= LEAST_POSITIONS and products >= least_products
+    macs = positions * math.prod(kernel_HWCO.shape)
+    large = channels >= LEAST_CHANNELS and positions >= LEAST_POSITIONS and macs >= winograd_macs
     # Weighted sums, by up to 19 in all, cost about four bits; bfloat16 has 8.
     if window == (3, 3) and strides == (1, 1) and large and x_BHWC.dtype == jnp.float32:
         return _winograd_conv(x_BHWC, kernel_HWCO, bias_O, pads)
@@ -165,16 +165,19 @@ _matmul.defvjp(_matmul_forward, _matmul_backward)
 def _patch_conv(x_BHWC: Array, kernel_HWCO: Array, strides: tuple[int, int], pads: Pads) -> Array:
     """One matrix product with all windows, [N, window * C].
 
-    Columns are taken by the stride: a window's row is then a few neighbours, of which the last is cut off.
+    Columns are grouped by the stride s, [B, H, W / s, s * C]; a row of a window is then ceil(columns / s) neighbouring
+    groups, the last one cut to what the window covers. Rows are taken with a stride, whose gradient is slow; but a
+    stem's input needs none.
     """
     B, H, W, C = x_BHWC.shape
     rows, columns, _, filters = kernel_HWCO.shape
-    (top, bottom), (left, right) = pads
-    P, Q = (H + top + bottom - rows) // strides[0] + 1, (W + left + right - columns) // strides[1] + 1
+    P, Q = _output_size(x_BHWC, kernel_HWCO, strides, pads)
     neighbours = math.ceil(columns / strides[1])
-    behind = [rows + strides[0] * P - top - H, strides[1] * (Q + neighbours - 1) - left - W]
-    x = lax.pad(x_BHWC, jnp.zeros((), x_BHWC.dtype), ((0, 0, 0), (top, behind[0], 0), (left, behind[1], 0), (0, 0, 0)))
-    x = x.reshape(*x.shape[:2], -1, strides[1] * C)
+    height, width = rows + strides[0] * P, strides[1] * (Q + neighbours - 1)
+    (top, _), (left, _) = pads
+    borders = ((0, 0, 0), (top, height - top - H, 0), (left, width - left - W, 0), (0, 0, 0))
+    x = lax.pad(x_BHWC, jnp.zeros((), x_BHWC.dtype), borders)  # or cuts off, where a border is negative
+    x = x.reshape(B, height, Q + neighbours - 1, strides[1] * C)
     pieces = [
         x[:, row : row + strides[0] * P : strides[0], first : first + Q, : (columns - strides[1] * first) * C]
         for row, first in itertools.product(range(rows), range(neighbours))
@@ -190,11 +193,11 @@ def _winograd_conv(x_BHWC: Array, kernel_HWCO: Array, bias_O: Array | None, pads
     The six products are of matrices [B * tiles * Q, 3 * C] and [3 * C, O], a tile being four rows of the output.
     """
     B, H, W, C = x_BHWC.shape
-    (top, bottom), (left, right) = pads
-    P, Q = H + top + bottom - 2, W + left + right - 2
+    (top, _), (left, right) = pads
+    P, Q = _output_size(x_BHWC, kernel_HWCO, (1, 1), pads)
     tiles = math.ceil(P / 4)
     x = jnp.pad(x_BHWC, ((0, 0), (top, 4 * (tiles + 1) - top - H), (left, right), (0, 0)))
-    x = x.reshape(B, tiles + 1, 4, Q + 2, C)
+    x = x.reshape(B, tiles + 1, 4, left + W + right, C)
     # A tile's rows 4 and 5 are 0 and 1 of the next one. Not slices with a stride: in a gradient those are slow.
     inputs = _combine(WINOGRAD_INPUT, [x[:, row // 4 : row // 4 + tiles, row % 4] for row in range(6)])
     kernels = _combine(WINOGRAD_KERNEL, jnp.unstack(kernel_HWCO))
@@ -207,6 +210,14 @@ def _winograd_conv(x_BHWC: Array, kernel_HWCO: Array, bias_O: Array | None, pads
     products[1] = add_bias(products[1], bias_O)
     y = jnp.stack(_combine(WINOGRAD_OUTPUT, products), axis=2)
     return y.reshape(B, 4 * tiles, *y.shape[3:])[:, :P]
+
+
+def _output_size(x_BHWC: Array, kernel_HWCO: Array, strides: tuple[int, int], pads: Pads) -> tuple[int, int]:
+    P, Q = (
+        max(0, (size + sum(pad) - window) // stride + 1)
+        for size, pad, window, stride in zip(x_BHWC.shape[1:3], pads, kernel_HWCO.shape[:2], strides, strict=True)
+    )
+    return P, Q
 
 
 def _combine(matrix: Sequence[Sequence[float]], arrays: Sequence[Array]) -> list[Array]:

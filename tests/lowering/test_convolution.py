@@ -49,6 +49,7 @@ FORMS = [
     ((2, 17, 18, 16), (3, 3, 16, 5), (1, 1), WINOGRAD),
     ((200, 2, 3, 16), (3, 3, 16, 5), (1, 1), WINOGRAD),
     ((200, 3, 2, 16), (3, 3, 16, 5), (1, 1), WINOGRAD),
+    ((600, 1, 1, 16), (3, 3, 16, 5), (1, 1), WINOGRAD),
     ((1, 13, 13, 64), (3, 3, 64, 5), (1, 1), EIGEN),
     ((2, 23, 27, 15), (3, 3, 15, 5), (1, 1), EIGEN),
     ((2, 23, 27, 16), (5, 5, 16, 5), (1, 1), EIGEN),
@@ -58,6 +59,7 @@ FORMS = [
     ((2, 22, 27, 1), (3, 5, 1, 8), (4, 2), PATCHES),
     ((2, 7, 6, 8), (1, 1, 8, 4), (2, 3), PATCHES),
     ((2, 1, 2, 3), (3, 3, 3, 8), (2, 2), PATCHES),
+    ((2, 1, 9, 1), (5, 5, 1, 8), (2, 2), PATCHES),
     ((2, 23, 28, 3), (7, 7, 3, 8), (2, 2), EIGEN),
     ((2, 23, 28, 3), (3, 3, 3, 8), (1, 1), EIGEN),
 ]
@@ -74,7 +76,7 @@ def test_each_form_and_its_gradients_are_lax_to_rounding(shape, kernel_shape, st
         return lax_conv(x, kernel, strides, pads) + bias
 
     x, kernel, bias = images(*shape), images(*kernel_shape), images(kernel_shape[-1])
-    with lowering.inference():
+    with lowering.inference(many_images=True):
         assert num_convolutions_and_products(lambda x, kernel: f(x, kernel, None), x, kernel) == form
         assert_values_and_gradients_equal(f, reference, x, kernel, bias)
 
@@ -87,7 +89,7 @@ def test_bfloat16_has_its_rounding(strides, channels, form):
     def f(x, kernel):
         return lowering.conv(x.astype("bfloat16"), kernel.astype("bfloat16"), None, strides=strides, padding="SAME")
 
-    with lowering.inference():
+    with lowering.inference(many_images=True):
         assert num_convolutions_and_products(f, x, kernel) == form
         y = jax.jit(f)(x, kernel)
     assert y.dtype == jnp.bfloat16
@@ -96,38 +98,51 @@ def test_bfloat16_has_its_rounding(strides, channels, form):
 
 
 @pytest.mark.parametrize(
-    ("shape", "features", "form"),
+    ("shape", "features", "training"),
     [
         ((8, 54, 54, 16), 64, WINOGRAD),  # fires of 8 images of 224 px: v1.0's second, v1.1's sixth
         ((8, 13, 13, 48), 192, WINOGRAD),
         ((32, 16, 16, 16), 64, EIGEN),  # the main job's fourth
     ],
 )
-def test_training_has_winograd_where_it_saves_more_than_it_takes_to_compile(shape, features, form):
+def test_training_has_winograd_from_a_size_on_and_short_inference_never(shape, features, training):
     def f(x, kernel):
         return lowering.conv(x, kernel, None, strides=(1, 1), padding="SAME")
 
-    assert num_convolutions_and_products(f, images(*shape), images(3, 3, shape[-1], features)) == form
+    x, kernel = images(*shape), images(3, 3, shape[-1], features)
+    assert num_convolutions_and_products(f, x, kernel) == training
+    for many_images, form in ((True, WINOGRAD), (False, EIGEN)):
+        with lowering.inference(many_images=many_images):
+            assert num_convolutions_and_products(f, x, kernel) == form
+
+
+def test_training_has_patches_for_a_stem():
+    def f(x, kernel):
+        return lowering.conv(x, kernel, None, strides=(2, 2), padding="VALID")
+
+    assert num_convolutions_and_products(f, images(8, 15, 15, 3), images(3, 3, 3, 64)) == PATCHES
 
 
 @pytest.mark.parametrize(
-    ("shape", "kernel_shape", "strides"),
-    [((2, 12, 13, 16), (3, 3, 16, 5), (1, 1)), ((2, 12, 13, 3), (3, 3, 3, 5), (2, 2))],
+    ("shape", "kernel_shape", "strides", "form"),
+    [((2, 12, 13, 16), (3, 3, 16, 5), (1, 1), WINOGRAD), ((2, 12, 13, 3), (3, 3, 3, 5), (2, 2), PATCHES)],
 )
-def test_forms_of_a_sharded_batch_are_the_same_to_rounding(shape, kernel_shape, strides):
-    def gradients(x, kernel, bias):
-        def loss(x, kernel, bias):
-            return (lowering.conv(x, kernel, bias, strides=strides, padding="SAME") ** 2).sum()
+def test_forms_of_a_sharded_batch_are_the_same_to_rounding(shape, kernel_shape, strides, form):
+    def f(x, kernel, bias):
+        return lowering.conv(x, kernel, bias, strides=strides, padding="SAME")
 
-        return jax.grad(loss, argnums=(0, 1, 2))(x, kernel, bias)
+    def gradients(x, kernel, bias):
+        return jax.grad(lambda *args: (f(*args) ** 2).sum(), argnums=(0, 1, 2))(x, kernel, bias)
 
     x, kernel, bias = images(jax.device_count() * shape[0], *shape[1:]), images(*kernel_shape), images(5)
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
-    with lowering.inference():
+    with lowering.inference(many_images=True):
+        assert num_convolutions_and_products(lambda x, kernel: f(x, kernel, None), x, kernel) == form
         compiled = jax.jit(gradients).lower(sharded, kernel, bias).compile(lowering.compiler_options())
         whole = jax.jit(gradients)(x, kernel, bias)
-    assert "all-gather" not in compiled.as_text() and "all-to-all" not in compiled.as_text()
+    communication = set(re.findall(r"all-\w+|collective-\w+|reduce-scatter", compiled.as_text()))
+    assert communication == {"all-reduce"}
     for one, many in zip(whole, compiled(sharded, kernel, bias), strict=True):
         np.testing.assert_allclose(one, many, atol=1e-5 * float(jnp.abs(one).max()))
 
