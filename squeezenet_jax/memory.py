@@ -16,8 +16,9 @@ def restart_with_tuned_malloc() -> None:
     """Starts this program anew, in the same process, with `TUNABLES`; once.
 
     XLA's CPU backend takes its buffers from malloc anew at each step. As glibc is set by default, they are new pages of
-    4 KB each time, which the kernel clears one by one: a fifth of a training step's CPU time. glibc reads its settings
-    only as a program starts. Elsewhere, and where the user has set GLIBC_TUNABLES, nothing happens.
+    4 KB each time, which the kernel clears one by one: a fifth of a training step's CPU time. (The largest, a step's
+    temporary one, is taken in a thread of XLA's and remains new, in pages of 2 MB.) glibc reads its settings only as a
+    program starts. Elsewhere, and where the user has set GLIBC_TUNABLES, nothing happens.
     """
     if sys.platform == "linux" and _has_tunables() and "GLIBC_TUNABLES" not in os.environ:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | TUNABLES)
