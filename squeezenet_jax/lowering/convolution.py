@@ -213,11 +213,8 @@ def _winograd_conv(x_BHWC: Array, kernel_HWCO: Array, bias_O: Array | None, pads
 
 
 def _output_size(x_BHWC: Array, kernel_HWCO: Array, strides: tuple[int, int], pads: Pads) -> tuple[int, int]:
-    P, Q = (
-        max(0, (size + sum(pad) - window) // stride + 1)
-        for size, pad, window, stride in zip(x_BHWC.shape[1:3], pads, kernel_HWCO.shape[:2], strides, strict=True)
-    )
-    return P, Q
+    y = jax.eval_shape(lambda x, kernel: lax_conv(x, kernel, strides, pads), x_BHWC, kernel_HWCO)
+    return y.shape[1], y.shape[2]
 
 
 def _combine(matrix: Sequence[Sequence[float]], arrays: Sequence[Array]) -> list[Array]:
