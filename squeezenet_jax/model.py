@@ -1,11 +1,14 @@
 """SqueezeNet (arXiv 1602.07360) as flax linen modules: the mathematics, the numbers being in `architecture.py`.
 
-    Stem        max-pool relu(W x + b), computed as relu(max-pool(W x) + b): the same, on a quarter of the elements
+    Stem        max-pool relu(W x + b)
     FireBlock   s = relu(W_s x + b_s);  y = [relu(W_1 s + b_1), relu(W_3 * s + b_3)]
                 with a bypass: y + x, or y + relu(W_b x + b_b)
     FireGroup   fire blocks, then one (delayed) max-pool
     Learner     fire groups, dropout
     Classifier  conv10 to K maps, relu, mean over H and W: the logits (softmax belongs to the loss)
+
+A max-pool right behind ReLUs, max-pool relu(W x + b), is computed as relu(max-pool(W x) + b): the same, on a quarter of
+the elements.
 
 Parameters carry the paper's names without the modules' nesting: conv1, fire2/squeeze1x1, fire2/expand3x3, fire2/bypass,
 ..., conv10; `trace` in `architecture.py` gives the same names. Letters: B batch, H, W, C, K classes. What is between
@@ -25,6 +28,8 @@ from squeezenet_jax import lowering
 from squeezenet_jax.architecture import Architecture, FireSpec, StemSpec
 from squeezenet_jax.lowering import Features
 
+Pool = Callable[[jax.Array], jax.Array]
+
 
 class Conv(nn.Module):
     """W * x + b, [B, H, W, C] -> [B, P, Q, features]; parameters like those of linen's."""
@@ -37,7 +42,7 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Features, pool: Callable[[jax.Array], jax.Array] | None = None) -> jax.Array:
+    def __call__(self, x: Features, pool: Pool | None = None) -> jax.Array:
         """W * x + b; or pool(W * x) + b, which is pool(W * x + b) for a max-pool: adding one number keeps the order."""
         shape = (*self.kernel_size, lowering.num_channels(x), self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
@@ -48,9 +53,9 @@ class Conv(nn.Module):
 
 
 class FireBlock(nn.Module):
-    """One fire module, [B, H, W, C] -> [B, H, W, e1x1 + e3x3] (paper Fig. 1; bypass Fig. 2).
+    """One fire module, [B, H, W, C] -> [B, H, W, e1x1 + e3x3] (paper Fig. 1; bypass Fig. 2), or its max-pool.
 
-    The bypass is added after the expand layers' ReLUs and nothing follows the sum.
+    The bypass is added after the expand layers' ReLUs and nothing but the pool follows the sum.
     """
 
     spec: FireSpec
@@ -58,18 +63,19 @@ class FireBlock(nn.Module):
     bypass_relu: bool
 
     @nn.compact
-    def __call__(self, x: Features) -> Features:
+    def __call__(self, x: Features, pool: Pool | None = None) -> Features:
         spec = self.spec
-        s = nn.relu(self.conv(spec.squeeze, (1, 1), name="squeeze1x1")(x))
-        expand1x1 = nn.relu(self.conv(spec.expand1x1, (1, 1), name="expand1x1")(s))
-        expand3x3 = nn.relu(self.conv(spec.expand3x3, (3, 3), padding="SAME", name="expand3x3")(s))
+        s = lowering.relu(self.conv(spec.squeeze, (1, 1), name="squeeze1x1")(x))
+        early = pool if spec.bypass == "none" else None
+        expand1x1 = lowering.relu(self.conv(spec.expand1x1, (1, 1), name="expand1x1")(s, early))
+        expand3x3 = lowering.relu(self.conv(spec.expand3x3, (3, 3), padding="SAME", name="expand3x3")(s, early))
         y = lowering.concatenate(expand1x1, expand3x3)
         if spec.bypass == "identity":
             y = lowering.add(y, x)
         elif spec.bypass == "conv":
             projected = self.conv(spec.features, (1, 1), name="bypass")(x)
-            y = lowering.add(y, nn.relu(projected) if self.bypass_relu else projected)
-        return y
+            y = lowering.add(y, lowering.relu(projected) if self.bypass_relu else projected)
+        return jax.tree.map(pool, y) if pool and not early else y
 
 
 class FireGroup(nn.Module):
@@ -84,9 +90,12 @@ class FireGroup(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
+        pool = functools.partial(lowering.max_pool, ceil=self.pool_ceil) if self.pool else None
+        last = self.first + len(self.specs) - 1
         for number, spec in enumerate(self.specs, start=self.first):
-            x = FireBlock(spec, self.conv, self.bypass_relu, name=f"fire{number}")(x)
-        return jax.tree.map(functools.partial(lowering.max_pool, ceil=self.pool_ceil), x) if self.pool else x
+            block = FireBlock(spec, self.conv, self.bypass_relu, name=f"fire{number}")
+            x = block(x, pool if number == last else None)
+        return x
 
 
 class Stem(nn.Module):
@@ -101,7 +110,7 @@ class Stem(nn.Module):
         spec = self.spec
         kernel, strides = (spec.kernel, spec.kernel), (spec.stride, spec.stride)
         conv1 = self.conv(spec.features, kernel, strides=strides, padding=spec.padding, name="conv1")
-        return nn.relu(conv1(x, functools.partial(lowering.max_pool, ceil=self.pool_ceil)) if spec.pool else conv1(x))
+        return lowering.relu(conv1(x, functools.partial(lowering.max_pool, ceil=self.pool_ceil) if spec.pool else None))
 
 
 class Learner(nn.Module):
@@ -131,7 +140,7 @@ class Classifier(nn.Module):
     @nn.compact
     def __call__(self, x: Features) -> jax.Array:
         x = self.conv(self.num_classes, (1, 1), padding=self.arch.conv10_padding, name="conv10")(x)
-        x = nn.relu(x) if self.arch.conv10_relu else x
+        x = lowering.relu(x) if self.arch.conv10_relu else x
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
 
 

@@ -3,6 +3,7 @@
 Things that XLA's CPU backend is slow at, and what stands in their place; the rest is lax's, also on a CPU.
 
     max-pooling's gradient      select-and-scatter, element by element   selects by the place of the maximum
+    a ReLU's gradient           reads and keeps its operand              reads its result, which is kept anyway
     channels side by side       copies, at a tenth of memory's speed     they stay apart: W y = W_1 y_1 + W_2 y_2
     a 1x1 kernel's gradient     transposes both operands                 matrix products, the narrow operand first
     other convolutions' grad.   in a loop: scalar code                   operands transposed as Eigen wants them
@@ -12,7 +13,7 @@ Things that XLA's CPU backend is slow at, and what stands in their place; the re
     a large batch               leaves the caches, and takes new memory  one part of it after another
 
 Together with `compiler_options` they make a training step two to three times as fast as plain lax's;
-benchmarks/README.md has the figures, and what else was tried. On a CPU, max-pools and convolutions have only
+benchmarks/README.md has the figures, and what else was tried. On a CPU, max-pools, ReLUs and convolutions have only
 reverse-mode derivatives; for `jax.jvp` or `jax.hessian`, trace inside `portable()`.
 
 Dimension letters: B batch, H, W input height and width, P, Q the output's, C channels, O output channels, N = B P Q.
@@ -29,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from squeezenet_jax.lowering import convolution, pooling
+from squeezenet_jax.lowering import activation, convolution, pooling
 from squeezenet_jax.lowering.pooling import STRIDE, WINDOW
 
 # [B, H, W, C], or arrays whose channels, one after another, are those of [B, H, W, C].
@@ -92,6 +93,11 @@ def add_bias(x_BPQO: Array, bias_O: Array | None) -> Array:
     if _on_cpu():
         return convolution.add_bias(x_BPQO, bias_O)
     return x_BPQO if bias_O is None else x_BPQO + bias_O
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0), with gradient 0 at 0."""
+    return activation.relu(x) if _on_cpu() else jax.nn.relu(x)
 
 
 def max_pool(x_BHWC: Array, *, ceil: bool) -> Array:

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from squeezenet_jax.lowering.outline import outlined
+
 # (before the first, behind the last) row, and the same of columns.
 Pads = tuple[tuple[int, int], ...]
 
@@ -193,23 +195,54 @@ def _winograd_conv(x_BHWC: Array, kernel_HWCO: Array, bias_O: Array | None, pads
     The six products are of matrices [B * tiles * Q, 3 * C] and [3 * C, O], a tile being four rows of the output.
     """
     B, H, W, C = x_BHWC.shape
-    (top, _), (left, right) = pads
+    (top, _), (left, _) = pads
     P, Q = _output_size(x_BHWC, kernel_HWCO, (1, 1), pads)
     tiles = math.ceil(P / 4)
-    x = jnp.pad(x_BHWC, ((0, 0), (top, 4 * (tiles + 1) - top - H), (left, right), (0, 0)))
-    x = x.reshape(B, tiles + 1, 4, left + W + right, C)
+    x = jnp.pad(x_BHWC, ((0, 0), (top, 4 * (tiles + 1) - top - H), (left, Q + 2 - left - W), (0, 0)))
+    x = x.reshape(B, tiles + 1, 4, Q + 2, C)
     # A tile's rows 4 and 5 are 0 and 1 of the next one. Not slices with a stride: in a gradient those are slow.
     inputs = _combine(WINOGRAD_INPUT, [x[:, row // 4 : row // 4 + tiles, row % 4] for row in range(6)])
     kernels = _combine(WINOGRAD_KERNEL, jnp.unstack(kernel_HWCO))
     products = []
     for v, u in zip(inputs, kernels, strict=True):
-        windows = jnp.stack([v[:, :, column : column + Q] for column in range(3)], axis=3)
-        product_NO = _matmul(windows.reshape(-1, 3 * C), u.reshape(3 * C, -1))
+        product_NO = _matmul(_windows(v).reshape(-1, 3 * C), u.reshape(3 * C, -1))
         products.append(product_NO.reshape(B, tiles, Q, u.shape[-1]))
     # That of the point 1 is added to each of the four rows; so is what is added to it, at a quarter of the cost.
     products[1] = add_bias(products[1], bias_O)
     y = jnp.stack(_combine(WINOGRAD_OUTPUT, products), axis=2)
     return y.reshape(B, 4 * tiles, *y.shape[3:])[:, :P]
+
+
+@jax.custom_vjp
+def _windows(x_BTWC: Array) -> Array:
+    """Each three neighbouring columns, [B, T, W - 2, 3, C]."""
+    return _select_windows(x_BTWC)
+
+
+def _windows_forward(x_BTWC: Array) -> tuple[Array, None]:
+    return _select_windows(x_BTWC), None
+
+
+def _windows_backward(_: None, g_BTQ3C: Array) -> tuple[Array]:
+    return (_add_windows(g_BTQ3C),)
+
+
+_windows.defvjp(_windows_forward, _windows_backward)
+
+
+@outlined
+def _select_windows(x_BTWC: Array) -> Array:
+    """In selects: XLA writes a stack as scalar code, and with the reshape that follows, these too."""
+    Q = x_BTWC.shape[2] - 2
+    place = lax.broadcasted_iota(jnp.int32, (3, 1), 0)
+    first, second, third = (x_BTWC[:, :, column : column + Q, None] for column in range(3))
+    return jnp.where(place == 0, first, jnp.where(place == 1, second, third))
+
+
+@outlined
+def _add_windows(g_BTQ3C: Array) -> Array:
+    borders = [((0, 0), (0, 0), (column, 2 - column), (0, 0)) for column in range(3)]
+    return functools.reduce(jnp.add, (jnp.pad(g_BTQ3C[..., column, :], borders[column]) for column in range(3)))
 
 
 def _output_size(x_BHWC: Array, kernel_HWCO: Array, strides: tuple[int, int], pads: Pads) -> tuple[int, int]:

@@ -1,0 +1,35 @@
+"""Where a fusion of XLA's ends on a CPU.
+
+XLA's CPU backend fuses a cheap operation into each of its consumers. What is read there, and kept in memory for a
+gradient, are then the operation's operands, even where its result exists too; and a sum that is used three times is
+computed three times. `lax.optimization_barrier` does not help: it is dropped before operations are fused.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec
+
+import jax
+from jax import Array
+from jax.experimental.xla_metadata import set_xla_metadata
+
+P = ParamSpec("P")
+
+
+def outlined(function: Callable[P, Array]) -> Callable[P, Array]:
+    """`function` as a program of its own, whose arguments and result are in memory. It has no derivative."""
+    compiled = jax.jit(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Array:
+        # XLA makes all calls part of the caller, unless they have this attribute.
+        result: Array = set_xla_metadata(compiled(*args, **kwargs), inlineable="false")
+        return result
+
+    return call
+
+
+@outlined
+def in_memory(x: Array) -> Array:
+    """x, computed once."""
+    return x

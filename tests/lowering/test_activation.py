@@ -1,0 +1,38 @@
+"""`lowering.relu` is jax's, and holds in memory what the next layer reads and nothing else."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from against_lax import images
+
+from squeezenet_jax import lowering
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_relu_and_its_gradient_are_bitwise_those_of_jax(dtype):
+    special = jnp.asarray([0.0, -0.0, jnp.inf, -jnp.inf, jnp.nan, 1e-45], dtype)
+    x = jnp.concatenate([images(4, 10, dtype=dtype).ravel(), special])
+    (y, pullback), (expected, expected_pullback) = jax.vjp(jax.jit(lowering.relu), x), jax.vjp(jax.jit(jax.nn.relu), x)
+    g = jnp.arange(1, 1 + len(x)).astype(dtype)
+    for value, wanted in ((y, expected), (pullback(g)[0], expected_pullback(g)[0])):
+        assert value.dtype == wanted.dtype
+        np.testing.assert_array_equal(value.astype("float32"), wanted.astype("float32"))
+
+
+def temporary_bytes(relu):
+    """Of the gradients of three layers."""
+
+    def loss(kernels, x):
+        for kernel in kernels:
+            x = relu(lowering.add_bias(x @ kernel, kernel[0]))
+        return x.sum()
+
+    program = jax.jit(jax.grad(loss)).lower([images(64, 64)] * 3, images(4096, 64))
+    return program.compile(lowering.compiler_options()).memory_analysis().temp_size_in_bytes
+
+
+def test_gradient_keeps_the_result_only():
+    # Of each layer the result; and two gradients, or the last layer's result and one.
+    array = 4096 * 64 * 4
+    assert temporary_bytes(lowering.relu) < 5.5 * array < temporary_bytes(jax.nn.relu)
