@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from squeezenet_jax.lowering import activation, convolution, pooling
+from squeezenet_jax.lowering import activation, convolution, eigen, pooling, products
 from squeezenet_jax.lowering.pooling import STRIDE, WINDOW
 
 # [B, H, W, C], or arrays whose channels, one after another, are those of [B, H, W, C].
@@ -77,21 +77,21 @@ def conv(
         if isinstance(padding, int) and padding:
             border = ((0, 0), (padding, padding), (padding, padding), (0, 0))
             x = jax.tree.map(lambda part: jnp.pad(part, border), x)
-        return add_bias(convolution.pointwise_conv(jax.tree.leaves(x), kernel_HWCO[0, 0]), bias_O)
+        return add_bias(products.pointwise_conv(jax.tree.leaves(x), kernel_HWCO[0, 0]), bias_O)
     x = join(x)
     if isinstance(padding, str):
         pads = tuple(lax.padtype_to_pads(x.shape[1:3], kernel_HWCO.shape[:2], strides, padding))
     else:
         pads = 2 * ((padding, padding),)
     if not _on_cpu():
-        return add_bias(convolution.lax_conv(x, kernel_HWCO, strides, pads), bias_O)
+        return add_bias(eigen.lax_conv(x, kernel_HWCO, strides, pads), bias_O)
     return convolution.conv(x, kernel_HWCO, bias_O, strides, pads, winograd_macs=WINOGRAD_MACS[_form.get()])
 
 
 def add_bias(x_BPQO: Array, bias_O: Array | None) -> Array:
     """x + b for each output channel, or x."""
     if _on_cpu():
-        return convolution.add_bias(x_BPQO, bias_O)
+        return products.add_bias(x_BPQO, bias_O)
     return x_BPQO if bias_O is None else x_BPQO + bias_O
 
 

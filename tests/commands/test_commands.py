@@ -93,7 +93,7 @@ def test_a_large_batch_is_computed_in_parts_with_the_same_logits(network):
 def test_many_images_have_winograds_convolutions_and_the_same_logits():
     network = dataclasses.replace(draw(width=1.0), preprocessing=dataclasses.replace(SMALL, resize=72, crop=65))
     images = np.random.default_rng(2).normal(size=(3, 65, 65, 3)).astype(np.float32)
-    with mock.patch.object(convolution, "_winograd_conv", wraps=convolution._winograd_conv) as winograd_conv:
+    with mock.patch.object(convolution, "winograd_conv", wraps=convolution.winograd_conv) as winograd_conv:
         few = compile_forward(network, 3, inference.MANY_IMAGES - 1)(images)
         assert winograd_conv.call_count == 0
         logits = compile_forward(network, 3, inference.MANY_IMAGES)(images)
