@@ -40,8 +40,10 @@ def compile_forward(weights: Weights, batch_size: int, num_images: float = math.
         compiled = jax.jit(logits).lower(image).compile(lowering.compiler_options())
 
     def forward(image_BHWC: np.ndarray) -> np.ndarray:
-        padding = [(0, batch_size - len(image_BHWC)), (0, 0), (0, 0), (0, 0)]
-        return np.asarray(compiled(np.pad(image_BHWC, padding)))[: len(image_BHWC)]
+        count = len(image_BHWC)
+        if count < batch_size:
+            image_BHWC = np.pad(image_BHWC, [(0, batch_size - count), (0, 0), (0, 0), (0, 0)])
+        return np.asarray(compiled(image_BHWC))[:count]
 
     return forward
 

@@ -16,9 +16,9 @@ from jax.experimental.xla_metadata import set_xla_metadata
 P = ParamSpec("P")
 
 
-def outlined(function: Callable[P, Array]) -> Callable[P, Array]:
+def outlined(function: Callable[P, Array], *, static_argnames: str | None = None) -> Callable[P, Array]:
     """`function` as a program of its own, whose arguments and result are in memory. It has no derivative."""
-    compiled = jax.jit(function)
+    compiled = jax.jit(function, static_argnames=static_argnames)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> Array:

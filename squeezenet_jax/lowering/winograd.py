@@ -17,7 +17,7 @@ from squeezenet_jax.lowering.products import add_bias, matmul
 
 # F(4, 3) at 0, 1, -1, 2, -2 and infinity: four neighbours of the output from six products instead of twelve.
 # y = OUTPUT ((KERNEL k) * (INPUT x)), for six x and three k.
-WINOGRAD_INPUT = (
+INPUT = (
     (4, 0, -5, 0, 1, 0),
     (0, -4, -4, 1, 1, 0),
     (0, 4, -4, -1, 1, 0),
@@ -25,7 +25,7 @@ WINOGRAD_INPUT = (
     (0, 2, -1, -2, 1, 0),
     (0, 4, 0, -5, 0, 1),
 )
-WINOGRAD_KERNEL = (
+KERNEL = (
     (1 / 4, 0, 0),
     (-1 / 6, -1 / 6, -1 / 6),
     (-1 / 6, 1 / 6, -1 / 6),
@@ -33,7 +33,7 @@ WINOGRAD_KERNEL = (
     (1 / 24, -1 / 12, 1 / 6),
     (0, 0, 1),
 )
-WINOGRAD_OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
 
 
 def winograd_conv(x_BHWC: Array, kernel_HWCO: Array, bias_O: Array | None, pads: Pads) -> Array:
@@ -47,42 +47,49 @@ def winograd_conv(x_BHWC: Array, kernel_HWCO: Array, bias_O: Array | None, pads:
     tiles = math.ceil(P / 4)
     x = jnp.pad(x_BHWC, ((0, 0), (top, 4 * (tiles + 1) - top - H), (left, Q + 2 - left - W), (0, 0)))
     x = x.reshape(B, tiles + 1, 4, Q + 2, C)
-    # A tile's rows 4 and 5 are 0 and 1 of the next one. Not slices with a stride: in a gradient those are slow.
-    inputs = _combine(WINOGRAD_INPUT, [x[:, row // 4 : row // 4 + tiles, row % 4] for row in range(6)])
-    kernels = _combine(WINOGRAD_KERNEL, jnp.unstack(kernel_HWCO))
     products = []
-    for v, u in zip(inputs, kernels, strict=True):
-        product_NO = matmul(_windows(v).reshape(-1, 3 * C), u.reshape(3 * C, -1))
+    for windows, u in zip(_windows(x), _combine(KERNEL, jnp.unstack(kernel_HWCO)), strict=True):
+        product_NO = matmul(windows.reshape(-1, 3 * C), u.reshape(3 * C, -1))
         products.append(product_NO.reshape(B, tiles, Q, u.shape[-1]))
     # That of the point 1 is added to each of the four rows; so is what is added to it, at a quarter of the cost.
     products[1] = add_bias(products[1], bias_O)
-    y = jnp.stack(_combine(WINOGRAD_OUTPUT, products), axis=2)
+    y = jnp.stack(_combine(OUTPUT, products), axis=2)
     return y.reshape(B, 4 * tiles, *y.shape[3:])[:, :P]
 
 
+def _inputs(x_BT4WC: Array) -> list[Array]:
+    """What each of the six products sees of each column of a tile, [B, T - 1, W, C]."""
+    # A tile's rows 4 and 5 are 0 and 1 of the next one. Not slices with a stride: in a gradient those are slow.
+    tiles = x_BT4WC.shape[1] - 1
+    return _combine(INPUT, [x_BT4WC[:, row // 4 : row // 4 + tiles, row % 4] for row in range(6)])
+
+
 @jax.custom_vjp
-def _windows(x_BTWC: Array) -> Array:
-    """Each three neighbouring columns, [B, T, W - 2, 3, C]."""
-    return _select_windows(x_BTWC)
+def _windows(x_BT4WC: Array) -> list[Array]:
+    """For each product, of `_inputs` each three neighbouring columns, [B, T - 1, W - 2, 3, C]."""
+    return [_select_windows(x_BT4WC, product) for product in range(6)]
 
 
-def _windows_forward(x_BTWC: Array) -> tuple[Array, None]:
-    return _select_windows(x_BTWC), None
+def _windows_forward(x_BT4WC: Array) -> tuple[list[Array], Array]:
+    return _windows(x_BT4WC), x_BT4WC
 
 
-def _windows_backward(_: None, g_BTQ3C: Array) -> tuple[Array]:
-    return (_add_windows(g_BTQ3C),)
+def _windows_backward(x_BT4WC: Array, gs_BTQ3C: list[Array]) -> tuple[Array]:
+    _, pullback = jax.vjp(_inputs, x_BT4WC)
+    (gradient,) = pullback([_add_windows(g) for g in gs_BTQ3C])
+    return (gradient,)
 
 
 _windows.defvjp(_windows_forward, _windows_backward)
 
 
-@outlined
-def _select_windows(x_BTWC: Array) -> Array:
+@functools.partial(outlined, static_argnames="product")
+def _select_windows(x_BT4WC: Array, product: int) -> Array:
     """In selects: XLA writes a stack as scalar code, and with the reshape that follows, these too."""
-    Q = x_BTWC.shape[2] - 2
+    v_BTWC = _inputs(x_BT4WC)[product]
+    Q = v_BTWC.shape[2] - 2
     place = lax.broadcasted_iota(jnp.int32, (3, 1), 0)
-    first, second, third = (x_BTWC[:, :, column : column + Q, None] for column in range(3))
+    first, second, third = (v_BTWC[:, :, column : column + Q, None] for column in range(3))
     return jnp.where(place == 0, first, jnp.where(place == 1, second, third))
 
 
