@@ -7,9 +7,6 @@
     Learner     fire groups, dropout
     Classifier  conv10 to K maps, relu, mean over H and W: the logits (softmax belongs to the loss)
 
-A max-pool right behind ReLUs, max-pool relu(W x + b), is computed as relu(max-pool(W x) + b): the same, on a quarter of
-the elements.
-
 Parameters carry the paper's names without the modules' nesting: conv1, fire2/squeeze1x1, fire2/expand3x3, fire2/bypass,
 ..., conv10; `trace` in `architecture.py` gives the same names. Letters: B batch, H, W, C, K classes. What is between
 fire blocks may be several arrays (`lowering.Features`).
@@ -43,7 +40,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features, pool: Pool | None = None) -> jax.Array:
-        """W * x + b; or pool(W * x) + b, which is pool(W * x + b) for a max-pool: adding one number keeps the order."""
+        """W * x + b; or pool(W * x) + b."""
         shape = (*self.kernel_size, lowering.num_channels(x), self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
@@ -66,7 +63,8 @@ class FireBlock(nn.Module):
     def __call__(self, x: Features, pool: Pool | None = None) -> Features:
         spec = self.spec
         s = lowering.relu(self.conv(spec.squeeze, (1, 1), name="squeeze1x1")(x))
-        early = pool if spec.bypass == "none" else None
+        # A maximum does not go through a bypass's sum.
+        early, late = (pool, None) if spec.bypass == "none" and lowering.pools_early() else (None, pool)
         expand1x1 = lowering.relu(self.conv(spec.expand1x1, (1, 1), name="expand1x1")(s, early))
         expand3x3 = lowering.relu(self.conv(spec.expand3x3, (3, 3), padding="SAME", name="expand3x3")(s, early))
         y = lowering.concatenate(expand1x1, expand3x3)
@@ -75,7 +73,7 @@ class FireBlock(nn.Module):
         elif spec.bypass == "conv":
             projected = self.conv(spec.features, (1, 1), name="bypass")(x)
             y = lowering.add(y, lowering.relu(projected) if self.bypass_relu else projected)
-        return jax.tree.map(pool, y) if pool and not early else y
+        return jax.tree.map(late, y) if late else y
 
 
 class FireGroup(nn.Module):
@@ -83,18 +81,16 @@ class FireGroup(nn.Module):
 
     specs: tuple[FireSpec, ...]
     first: int
-    pool: bool
-    pool_ceil: bool
+    pool: Pool | None
     conv: Callable[..., Conv]
     bypass_relu: bool
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
-        pool = functools.partial(lowering.max_pool, ceil=self.pool_ceil) if self.pool else None
         last = self.first + len(self.specs) - 1
         for number, spec in enumerate(self.specs, start=self.first):
             block = FireBlock(spec, self.conv, self.bypass_relu, name=f"fire{number}")
-            x = block(x, pool if number == last else None)
+            x = block(x, self.pool if number == last else None)
         return x
 
 
@@ -102,7 +98,7 @@ class Stem(nn.Module):
     """conv1, ReLU and the first max-pool, [B, H, W, C] -> [B, H', W', features]."""
 
     spec: StemSpec
-    pool_ceil: bool
+    pool: Pool | None
     conv: Callable[..., Conv]
 
     @nn.compact
@@ -110,21 +106,24 @@ class Stem(nn.Module):
         spec = self.spec
         kernel, strides = (spec.kernel, spec.kernel), (spec.stride, spec.stride)
         conv1 = self.conv(spec.features, kernel, strides=strides, padding=spec.padding, name="conv1")
-        return lowering.relu(conv1(x, functools.partial(lowering.max_pool, ceil=self.pool_ceil) if spec.pool else None))
+        early, late = (self.pool, None) if lowering.pools_early() else (None, self.pool)
+        y = lowering.relu(conv1(x, early))
+        return late(y) if late else y
 
 
 class Learner(nn.Module):
     """All fire groups, and the dropout behind the last one (paper Sec. 3.3.1)."""
 
     arch: Architecture
+    pool: Pool
     conv: Callable[..., Conv]
 
     @nn.compact
     def __call__(self, x: Features, dropout_key_B: jax.Array | None) -> Features:
         arch, first = self.arch, 2
         for index, specs in enumerate(arch.groups):
-            pool = index < len(arch.groups) - 1
-            group = FireGroup(specs, first, pool, arch.pool_ceil, self.conv, arch.bypass_relu, name=f"group{index}")
+            pool = self.pool if index < len(arch.groups) - 1 else None
+            group = FireGroup(specs, first, pool, self.conv, arch.bypass_relu, name=f"group{index}")
             nn.share_scope(self, group)
             x, first = group(x), first + len(specs)
         return x if dropout_key_B is None else _dropout(lowering.join(x), dropout_key_B, arch.dropout)
@@ -167,8 +166,9 @@ class SqueezeNet(nn.Module):
         conv10 = conv
         if self.conv10_init == "normal_0.01":
             conv10 = functools.partial(conv, kernel_init=nn.initializers.normal(0.01))
-        stem = Stem(self.arch.stem, self.arch.pool_ceil, conv, name="stem")
-        learner = Learner(self.arch, conv, name="learner")
+        pool = functools.partial(lowering.max_pool, ceil=self.arch.pool_ceil)
+        stem = Stem(self.arch.stem, pool if self.arch.stem.pool else None, conv, name="stem")
+        learner = Learner(self.arch, pool, conv, name="learner")
         classifier = Classifier(self.num_classes, self.arch, conv10, name="classifier")
         for part in (stem, learner, classifier):
             nn.share_scope(self, part)

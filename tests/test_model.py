@@ -1,5 +1,6 @@
 """The modules against the tables and against an independent forward pass in NumPy."""
 
+import contextlib
 import functools
 import itertools
 
@@ -9,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from squeezenet_jax import lowering
 from squeezenet_jax.architecture import FireSpec, Metaparameters, build, trace
-from squeezenet_jax.lowering import max_pool
 from squeezenet_jax.model import Conv, FireBlock, SqueezeNet
 
 VARIANTS = [
@@ -132,7 +133,7 @@ def test_pool_before_the_bias_is_pool_behind_the_relu():
     conv = Conv(8, (3, 3))
     x = jax.random.normal(jax.random.key(0), (2, 11, 12, 3))
     params = conv.init(jax.random.key(1), x)["params"] | {"bias": jnp.linspace(-1, 1, 8)}
-    pool = functools.partial(max_pool, ceil=True)
+    pool = functools.partial(lowering.max_pool, ceil=True)
 
     def before(params):
         return jax.nn.relu(conv.apply({"params": params}, x, pool))
@@ -143,6 +144,32 @@ def test_pool_before_the_bias_is_pool_behind_the_relu():
     np.testing.assert_array_equal(before(params), behind(params))
     gradients = [jax.grad(lambda params, f=f: (f(params) ** 2).sum())(params) for f in (before, behind)]
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), *gradients)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("form", [contextlib.nullcontext, lowering.portable])
+@pytest.mark.parametrize("bypass", ["none", "identity", "conv"])
+def test_fire_block_with_a_pool_is_the_pool_of_a_fire_block(bypass, form, dtype):
+    block = FireBlock(FireSpec(4, 8, 8, bypass), functools.partial(Conv, dtype=jnp.dtype(dtype)), bypass_relu=True)
+    x = jax.random.normal(jax.random.key(0), (2, 11, 12, 16)).astype(dtype)
+    params = jax.tree.map(lambda leaf: leaf + 0.05, block.init(jax.random.key(1), x)["params"])  # biases too
+    pool = functools.partial(lowering.max_pool, ceil=True)
+
+    def inside(params, x):
+        return lowering.join(block.apply({"params": params}, x, pool))
+
+    def behind(params, x):
+        return lowering.join(jax.tree.map(pool, block.apply({"params": params}, x)))
+
+    with form():
+        np.testing.assert_array_equal(inside(params, x).astype("float32"), behind(params, x).astype("float32"))
+        inner, outer = (
+            jax.grad(lambda *args, f=f: (f(*args).astype("float32") ** 2).sum(), argnums=(0, 1))(params, x)
+            for f in (inside, behind)
+        )
+    for one, other in zip(jax.tree.leaves(inner), jax.tree.leaves(outer), strict=True):
+        atol = (1e-5 if dtype == "float32" else 2e-2) * float(jnp.abs(other).max())
+        np.testing.assert_allclose(one.astype("float32"), other.astype("float32"), atol=atol)
 
 
 def test_bfloat16_activations_float32_parameters_and_logits():

@@ -8,7 +8,8 @@ import math
 import jax.numpy as jnp
 from jax import Array
 
-from squeezenet_jax.lowering.eigen import Pads, eigen_conv
+from squeezenet_jax.lowering.eigen import eigen_conv
+from squeezenet_jax.lowering.plain import Pads
 from squeezenet_jax.lowering.products import add_bias, patch_conv
 from squeezenet_jax.lowering.winograd import winograd_conv
 

@@ -6,31 +6,9 @@ Dimension letters: those of `lowering`.
 import functools
 
 import jax
-from jax import Array, lax
+from jax import Array
 
-# (before the first, behind the last) row, and the same of columns.
-Pads = tuple[tuple[int, int], ...]
-
-
-def lax_conv(
-    x_BHWC: Array,
-    kernel_HWCO: Array,
-    strides: tuple[int, int],
-    pads: Pads,
-    lhs_dilation: tuple[int, int] = (1, 1),
-    rhs_dilation: tuple[int, int] = (1, 1),
-) -> Array:
-    """lax's convolution of [B, H, W, C] with [window, C, O] -> [B, P, Q, O]."""
-    numbers = ("NHWC", "HWIO", "NHWC")
-    y: Array = lax.conv_general_dilated(
-        x_BHWC, kernel_HWCO, strides, pads, lhs_dilation, rhs_dilation, dimension_numbers=numbers
-    )
-    return y
-
-
-def output_size(x_BHWC: Array, kernel_HWCO: Array, strides: tuple[int, int], pads: Pads) -> tuple[int, int]:
-    y = jax.eval_shape(lambda x, kernel: lax_conv(x, kernel, strides, pads), x_BHWC, kernel_HWCO)
-    return y.shape[1], y.shape[2]
+from squeezenet_jax.lowering.plain import Pads, lax_conv
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -45,7 +23,7 @@ def _eigen_conv_forward(
     return eigen_conv(x_BHWC, kernel_HWCO, strides, pads), (x_BHWC, kernel_HWCO)
 
 
-def eigen_conv_backward(
+def _eigen_conv_backward(
     strides: tuple[int, int], pads: Pads, saved: tuple[Array, Array], g_BPQO: Array
 ) -> tuple[Array, Array]:
     """dx[i] = sum over w of g'[i + before - w] k[w], and dk[w] = sum over p of x[s p + w - before] g[p].
@@ -69,4 +47,4 @@ def eigen_conv_backward(
     return gradient_x, gradient_CHWO.transpose(1, 2, 0, 3)
 
 
-eigen_conv.defvjp(_eigen_conv_forward, eigen_conv_backward)
+eigen_conv.defvjp(_eigen_conv_forward, _eigen_conv_backward)

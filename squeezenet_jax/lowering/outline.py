@@ -1,8 +1,8 @@
 """Where a fusion of XLA's ends on a CPU.
 
-XLA's CPU backend fuses a cheap operation into each of its consumers. What is read there, and kept in memory for a
-gradient, are then the operation's operands, even where its result exists too; and a sum that is used three times is
-computed three times. `lax.optimization_barrier` does not help: it is dropped before operations are fused.
+XLA's CPU backend fuses a cheap operation into each of its consumers. A gradient then keeps and reads the operation's
+operands, though its result is in memory too, and a sum that is used three times is computed three times.
+`lax.optimization_barrier` does not help: it is dropped before operations are fused.
 """
 
 import functools
@@ -17,7 +17,10 @@ P = ParamSpec("P")
 
 
 def outlined(function: Callable[P, Array], *, static_argnames: str | None = None) -> Callable[P, Array]:
-    """`function` as a program of its own, whose arguments and result are in memory. It has no derivative."""
+    """`function` as a program of its own, whose arguments and result are in memory.
+
+    Its derivative is not kept apart, so it belongs into the rules of a `jax.custom_vjp`.
+    """
     compiled = jax.jit(function, static_argnames=static_argnames)
 
     @functools.wraps(function)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from squeezenet_jax.lowering.eigen import Pads, output_size
+from squeezenet_jax.lowering.plain import Pads, output_size
 
 
 def add_bias(x_BPQO: Array, bias_O: Array | None) -> Array:
@@ -35,6 +35,7 @@ def pointwise_conv(parts: Sequence[Array], kernel_CO: Array) -> Array:
 
 @jax.custom_vjp
 def matmul(x_NC: Array, kernel_CO: Array) -> Array:
+    """x @ kernel, with a kernel's gradient that is fast where the kernel is narrow."""
     return x_NC @ kernel_CO
 
 

@@ -1,6 +1,7 @@
 """Convolutions by Winograd's algorithm (Lavin and Gray, arXiv 1509.09308), on a CPU.
 
-Dimension letters: those of `lowering`, T tiles (of four rows of the output).
+Dimension letters: those of `lowering`; T tiles, each of four rows of the output; the padded input has U = T + 1 times
+four rows and V = Q + 2 columns.
 """
 
 import functools
@@ -11,9 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from squeezenet_jax.lowering.eigen import Pads, output_size
 from squeezenet_jax.lowering.outline import outlined
+from squeezenet_jax.lowering.plain import Pads, output_size
 from squeezenet_jax.lowering.products import add_bias, matmul
+
+Matrix = Sequence[Sequence[float]]
 
 # F(4, 3) at 0, 1, -1, 2, -2 and infinity: four neighbours of the output from six products instead of twelve.
 # y = OUTPUT ((KERNEL k) * (INPUT x)), for six x and three k.
@@ -57,48 +60,52 @@ def winograd_conv(x_BHWC: Array, kernel_HWCO: Array, bias_O: Array | None, pads:
     return y.reshape(B, 4 * tiles, *y.shape[3:])[:, :P]
 
 
-def _inputs(x_BT4WC: Array) -> list[Array]:
-    """What each of the six products sees of each column of a tile, [B, T - 1, W, C]."""
+def _inputs(x_BU4VC: Array, matrix: Matrix = INPUT) -> list[Array]:
+    """What products see of each column of a tile, [B, T, V, C]."""
     # A tile's rows 4 and 5 are 0 and 1 of the next one. Not slices with a stride: in a gradient those are slow.
-    tiles = x_BT4WC.shape[1] - 1
-    return _combine(INPUT, [x_BT4WC[:, row // 4 : row // 4 + tiles, row % 4] for row in range(6)])
+    tiles = x_BU4VC.shape[1] - 1
+    return _combine(matrix, [x_BU4VC[:, row // 4 : row // 4 + tiles, row % 4] for row in range(6)])
 
 
 @jax.custom_vjp
-def _windows(x_BT4WC: Array) -> list[Array]:
-    """For each product, of `_inputs` each three neighbouring columns, [B, T - 1, W - 2, 3, C]."""
-    return [_select_windows(x_BT4WC, product) for product in range(6)]
+def _windows(x_BU4VC: Array) -> list[Array]:
+    """For each product, what it sees of three neighbouring columns, [B, T, Q, 3, C]."""
+    return [_select_windows(x_BU4VC, row) for row in INPUT]
 
 
-def _windows_forward(x_BT4WC: Array) -> tuple[list[Array], Array]:
-    return _windows(x_BT4WC), x_BT4WC
+def _windows_forward(x_BU4VC: Array) -> tuple[list[Array], Array]:
+    return _windows(x_BU4VC), x_BU4VC
 
 
-def _windows_backward(x_BT4WC: Array, gs_BTQ3C: list[Array]) -> tuple[Array]:
-    _, pullback = jax.vjp(_inputs, x_BT4WC)
-    (gradient,) = pullback([_add_windows(g) for g in gs_BTQ3C])
+def _windows_backward(x_BU4VC: Array, gs_BTQ3C: list[Array]) -> tuple[Array]:
+    # x is there for its shape only.
+    transposed = jax.linear_transpose(_inputs, x_BU4VC)
+    (gradient,) = transposed([_add_windows(g) for g in gs_BTQ3C])
     return (gradient,)
 
 
 _windows.defvjp(_windows_forward, _windows_backward)
 
 
-@functools.partial(outlined, static_argnames="product")
-def _select_windows(x_BT4WC: Array, product: int) -> Array:
-    """In selects: XLA writes a stack as scalar code, and with the reshape that follows, these too."""
-    v_BTWC = _inputs(x_BT4WC)[product]
-    Q = v_BTWC.shape[2] - 2
+@functools.partial(outlined, static_argnames="row")
+def _select_windows(x_BU4VC: Array, row: tuple[float, ...]) -> Array:
+    """Of one product. Selects, because XLA writes a stack as scalar code; outlined, because with the caller's reshape
+    these would be scalar code too.
+    """
+    (v_BTVC,) = _inputs(x_BU4VC, (row,))
+    Q = v_BTVC.shape[2] - 2
     place = lax.broadcasted_iota(jnp.int32, (3, 1), 0)
-    first, second, third = (v_BTWC[:, :, column : column + Q, None] for column in range(3))
+    first, second, third = (v_BTVC[:, :, column : column + Q, None] for column in range(3))
     return jnp.where(place == 0, first, jnp.where(place == 1, second, third))
 
 
 @outlined
 def _add_windows(g_BTQ3C: Array) -> Array:
+    """The gradient of the columns, [B, T, V, C]; outlined, because six sums of rows read it."""
     borders = [((0, 0), (0, 0), (column, 2 - column), (0, 0)) for column in range(3)]
     return functools.reduce(jnp.add, (jnp.pad(g_BTQ3C[..., column, :], borders[column]) for column in range(3)))
 
 
-def _combine(matrix: Sequence[Sequence[float]], arrays: Sequence[Array]) -> list[Array]:
+def _combine(matrix: Matrix, arrays: Sequence[Array]) -> list[Array]:
     """matrix @ arrays, each array a row. In sums: a product's operands would have to be stacked."""
     return [functools.reduce(jnp.add, (w * x for w, x in zip(row, arrays, strict=True) if w)) for row in matrix]

@@ -74,12 +74,19 @@ def test_tflite_equals_flax_and_every_operation_is_fused(caffe_weights, tmp_path
     assert export(network, out).difference.relative < 1e-5
     assert labels_inside(out) == list(caffe_weights.labels)
     interpreter = interpreter_module.Interpreter(str(out))
-    # Neither a bias nor a ReLU of its own, and no transposition: the converter recognised everything.
+    # Neither a bias nor a ReLU of its own, and no transposition: the converter recognised everything. ADD is bypasses'.
     assert operations(interpreter) == ["ADD", "CONCATENATION", "CONV_2D", "MAX_POOL_2D", "MEAN", "PAD"]
     run = interpreter.get_signature_runner("serving_default")
     for batch in (1, 2):
         x = images(38, batch)
         np.testing.assert_allclose(run(image=x)["logits"], network.reference(x), rtol=1e-4, atol=1e-5)
+
+
+def test_tflite_without_bypass_has_no_sum(make_weights, tmp_path):
+    interpreter_module = litert()
+    out = tmp_path / "net.tflite"
+    export(from_weights(make_weights()), out)
+    assert "ADD" not in operations(interpreter_module.Interpreter(str(out)))
 
 
 @pytest.mark.slow

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from against_lax import images
+from jax.sharding import NamedSharding, PartitionSpec
 
 from squeezenet_jax import lowering
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_relu_and_its_gradient_are_bitwise_those_of_jax(dtype):
+def test_relu_and_its_gradient_equal_those_of_jax(dtype):
     special = jnp.asarray([0.0, -0.0, jnp.inf, -jnp.inf, jnp.nan, 1e-45], dtype)
     x = jnp.concatenate([images(4, 10, dtype=dtype).ravel(), special])
     (y, pullback), (expected, expected_pullback) = jax.vjp(jax.jit(lowering.relu), x), jax.vjp(jax.jit(jax.nn.relu), x)
@@ -18,6 +19,23 @@ def test_relu_and_its_gradient_are_bitwise_those_of_jax(dtype):
     for value, wanted in ((y, expected), (pullback(g)[0], expected_pullback(g)[0])):
         assert value.dtype == wanted.dtype
         np.testing.assert_array_equal(value.astype("float32"), wanted.astype("float32"))
+
+
+def test_relu_and_its_gradient_commute_with_vmap_and_with_sharding():
+    x = images(2 * jax.device_count(), 6)
+    gradient = jax.grad(lambda x: (lowering.relu(x) ** 2).sum())
+    expected = 2 * jax.nn.relu(x)
+    np.testing.assert_array_equal(jax.vmap(gradient)(x), expected)
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    program = jax.jit(gradient).lower(sharded).compile()
+    assert " call(" in program.as_text() and "all-gather" not in program.as_text()
+    np.testing.assert_array_equal(program(sharded), expected)
+
+
+def test_relu_off_the_cpu_is_that_of_jax(monkeypatch):
+    monkeypatch.setattr(lowering, "_on_cpu", lambda: False)
+    assert str(jax.make_jaxpr(lowering.relu)(images(2, 3))) == str(jax.make_jaxpr(jax.nn.relu)(images(2, 3)))
 
 
 def temporary_bytes(relu):
