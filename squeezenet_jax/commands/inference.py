@@ -14,8 +14,8 @@ from squeezenet_jax.weights import Weights
 
 Forward = Callable[[np.ndarray], np.ndarray]
 
-# Winograd's convolutions take 0.4 to 1.2 s longer to compile, and save 0.5 to 2 ms an image.
-MANY_IMAGES = 500
+# Winograd's convolutions take 0.5 to 1.7 s longer to compile, and save 0.4 to 1.8 ms an image.
+MANY_IMAGES = 1000
 
 
 def compile_forward(weights: Weights, batch_size: int, num_images: float = math.inf) -> Forward:
