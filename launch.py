@@ -18,9 +18,11 @@ from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
 
-from squeezenet_jax import memory, processes, report, slurm, sweep
-from squeezenet_jax.errors import UserError, check_choice, unknown
-from squeezenet_jax.progress import Progress
+from squeezenet_jax import report
+from squeezenet_jax.experiment import slurm, sweep
+from squeezenet_jax.experiment.progress import Progress
+from squeezenet_jax.system import malloc, processes
+from squeezenet_jax.system.errors import UserError, check_choice, unknown
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, with a preset: experiments/bypass.py:digits")
 LIST = flags.DEFINE_bool("list", False, "Print the planned runs with their parameters and MACs, and stop.")
@@ -167,7 +169,7 @@ def run_main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    memory.restart_with_tuned_malloc()
+    malloc.restart_with_tuned_malloc()
     code = run_main(sys.argv)
     if code and processes.several():
         processes.leave(code)

@@ -49,7 +49,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from contenders import CHECKS, COPIED, MAIN_JOB, MATRIX, OURS, TUNED_MALLOC
 
-from squeezenet_jax import memory
+from squeezenet_jax.system import malloc
 
 ROOT = Path(__file__).parents[1]
 TIMED = (
@@ -87,7 +87,7 @@ def contender(side: str, workload: str, threads: int) -> list[str]:
 
 def side_environment(side: str) -> dict[str, str]:
     tuned = side == OURS or side.endswith(TUNED_MALLOC)
-    return dict(os.environ) | (memory.TUNABLES if tuned else {})
+    return dict(os.environ) | (malloc.TUNABLES if tuned else {})
 
 
 class Child:

@@ -21,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from experiments import base, bypass
-from squeezenet_jax import sweep
+from squeezenet_jax.experiment import sweep
 from squeezenet_jax.settings import Settings, from_config
 from squeezenet_jax.weights.bundle import flatten, parameter_shapes, unflatten
 
@@ -103,14 +103,14 @@ class Ours:
     def __init__(self, settings: Settings) -> None:
         import jax
 
-        from squeezenet_jax import devices
+        from squeezenet_jax.system import devices
 
         self.jax, self.settings, self.mesh = jax, settings, devices.data_mesh()
 
     def prepare_training(self, params: Params) -> Callable[[int], float]:
         """The function that takes so many steps and returns the last one's mean loss."""
-        from squeezenet_jax import devices
-        from squeezenet_jax.steps import compile_steps
+        from squeezenet_jax.system import devices
+        from squeezenet_jax.training.steps import compile_steps
 
         steps = compile_steps(self.settings, 10**6, 1e3, self.mesh)
         key = devices.run_key(0, self.mesh)
@@ -201,7 +201,7 @@ def child(side: str, name: str, threads: int, first_step: bool) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # libraries that print must not talk into the answers
     if first_step:
-        from squeezenet_jax import devices
+        from squeezenet_jax.system import devices
 
         if side == OURS:
             devices.keep_compiled_programs()

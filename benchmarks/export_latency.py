@@ -60,8 +60,9 @@ def contenders(weights_path: str, preprocessing: str | None, threads: int) -> tu
     import jax
     import onnxruntime
 
-    from squeezenet_jax import export, lowering, weights
+    from squeezenet_jax import export, weights
     from squeezenet_jax.export.verify import sample_images
+    from squeezenet_jax.network import lowering
 
     network = export.from_weights(weights.load(weights_path, preprocessing=preprocessing))
     image = sample_images(network, 1)

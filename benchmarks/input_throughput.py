@@ -33,7 +33,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from squeezenet_jax.data.decoding import random_resized_crop
-from squeezenet_jax.randomness import Purpose
+from squeezenet_jax.system.randomness import Purpose
 
 SIZE = 224
 MIN_AREA = 0.08

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from squeezenet_jax.architecture import Architecture, FireSpec
+from squeezenet_jax.network.architecture import Architecture, FireSpec
 from squeezenet_jax.settings import DataSettings, OptimizerSettings, Settings
 
 FORMATS = ("channels_last", "contiguous", "compile")  # compile: channels_last through torch.compile
@@ -206,7 +206,7 @@ def evaluate(net: nn.Module, batches: Any, data: DataSettings) -> float:
 def main_job_settings() -> Settings:
     """Of the run that `launch.py --config experiments/bypass.py --only bypass=none,seed=0` trains."""
     from experiments import base, bypass
-    from squeezenet_jax import sweep
+    from squeezenet_jax.experiment import sweep
 
     whole = sweep.plan(bypass, base.PRESET, bypass.get_config().to_dict(), ())
     (run,) = whole.only("bypass=none,seed=0").runs

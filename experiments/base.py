@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from squeezenet_jax.errors import check_choice
+from squeezenet_jax.system.errors import check_choice
 
 DEFAULTS: dict[str, Any] = {
     "seed": 0,  # everything random follows from it

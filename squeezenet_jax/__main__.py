@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from squeezenet_jax import architecture, memory
 from squeezenet_jax.commands import benchmark, convert, evaluate, export, predict, prepare
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.network import architecture
+from squeezenet_jax.system import malloc
+from squeezenet_jax.system.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,5 +85,5 @@ def summary(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    memory.restart_with_tuned_malloc()
+    malloc.restart_with_tuned_malloc()
     sys.exit(main(sys.argv[1:]))

@@ -11,9 +11,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from squeezenet_jax import architecture
-from squeezenet_jax.architecture import Architecture, Metaparameters
-from squeezenet_jax.errors import UserError, check_choice, unknown
+from squeezenet_jax.network import architecture
+from squeezenet_jax.network.architecture import Architecture, Metaparameters
+from squeezenet_jax.system.errors import UserError, check_choice, unknown
 
 KERNEL_INITS = ("glorot_uniform", "lecun_uniform", "he_uniform", "lsuv")
 CONV10_INITS = ("same", "normal_0.01")

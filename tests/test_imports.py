@@ -1,4 +1,4 @@
-"""Imports point down the levels only, and what must start fast imports no jax."""
+"""Imports run one way, between folders and inside them, and what must start fast imports no jax."""
 
 import ast
 import subprocess
@@ -8,65 +8,89 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "squeezenet_jax"
-# design: L0 knows nothing of jax; L1's modules do not know each other, save inside one folder; L2 puts them together.
-LEVEL_0 = {"atomic", "errors", "memory", "nested", "architecture", "randomness", "settings"}
-LEVEL_2 = {"steps", "train", "monitor", "sweep", "slurm", "commands", "export", "__main__"}
-# Lower halves of level 1: they import level 0 at most.
-OWN_LEVEL = {("model", "lowering"), ("report", "record"), ("weights", "checkpoint"), ("devices", "processes")}
+# Every folder (and lone module) of the package; each imports only from those before it.
+ORDER = ["system", "network", "settings", "data", "runs", "weights", "training", "export", "report", "experiment"]
+ORDER += ["commands", "__init__", "__main__"]
+STANDARD_LIBRARY_ONLY = ["settings", "network.architecture"]
+STANDARD_LIBRARY_ONLY += [f"system.{name}" for name in ("atomic", "cores", "errors", "malloc", "nested", "randomness")]
 
 
 def modules():
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def room(path):
-    """The part of the package that a file belongs to: its folder, or its own name at the top."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def name_of(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
-def imported_rooms(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+NAMES = {name_of(path): path for path in modules()}
+
+
+def imported(path):
+    """Modules of this package that a file imports at run time, wherever in it the import stands."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
-            if (node.module or "").startswith("squeezenet_jax"):
-                parts = (node.module or "").split(".")[1:]
-                yield from [parts[0]] if parts else [alias.name for alias in node.names]
+            base = (node.module or "").split(".")
+            if base[0] == "squeezenet_jax":
+                for alias in node.names:
+                    whole = ".".join([*base[1:], alias.name])
+                    yield whole if whole in NAMES else ".".join(base[1:]) or "__init__"
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.startswith("squeezenet_jax."):
-                    yield alias.name.split(".")[1]
+                    yield alias.name.removeprefix("squeezenet_jax.")
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_flags_and_config_dicts_stay_outside_the_package(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+@pytest.mark.parametrize("name", NAMES)
+def test_flags_and_config_dicts_stay_outside_the_package(name):
+    for node in ast.walk(ast.parse(NAMES[name].read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         assert not {name.split(".")[0] for name in names} & {"absl", "ml_collections"}
 
 
-def level(name):
-    return 0 if name in LEVEL_0 else 2 if name in LEVEL_2 else 1
+def test_every_folder_has_its_place_and_holds_about_a_dozen_files():
+    assert {name.split(".")[0] for name in NAMES} <= set(ORDER)
+    for folder in [PACKAGE, *(path for path in PACKAGE.rglob("*") if path.is_dir() and path.name != "__pycache__")]:
+        entries = [path for path in folder.iterdir() if path.name not in ("__pycache__", "py.typed")]
+        assert len(entries) <= 15, folder
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_down(path):
-    own = room(path)
-    for other in imported_rooms(path):
-        if other == own or (own, other) in OWN_LEVEL:
-            continue
-        assert level(other) < level(own) or level(other) == level(own) != 1, f"{own} imports {other}"
+@pytest.mark.parametrize("name", NAMES)
+def test_folders_import_only_from_folders_before_them(name):
+    own = name.split(".")[0]
+    for other in imported(NAMES[name]):
+        folder = other.split(".")[0]
+        assert folder == own or ORDER.index(folder) < ORDER.index(own), f"{name} imports {other}"
 
 
-def test_level_0_is_standard_library_only():
-    for name in LEVEL_0:
-        tree = ast.parse((PACKAGE / f"{name}.py").read_text())
-        for node in ast.walk(tree):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            for module in names:
-                top = module.split(".")[0]
-                assert top in sys.stdlib_module_names or top == "squeezenet_jax", f"{name} imports {module}"
+def test_files_do_not_import_each_other_in_a_circle():
+    graph = {name: set(imported(path)) - {name} for name, path in NAMES.items()}
+    while ends := [name for name, others in graph.items() if not others & graph.keys()]:
+        for name in ends:
+            del graph[name]
+    assert not graph, f"circle among {sorted(graph)}"
+
+
+@pytest.mark.parametrize("name", STANDARD_LIBRARY_ONLY)
+def test_what_must_import_at_once_is_standard_library_only(name):
+    for node in ast.walk(ast.parse(NAMES[name].read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        for module in names:
+            top = module.split(".")[0]
+            assert top in sys.stdlib_module_names or top == "squeezenet_jax", f"{name} imports {module}"
 
 
 def imports_after(code):

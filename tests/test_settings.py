@@ -3,10 +3,11 @@
 import pytest
 
 from experiments import base
-from squeezenet_jax import architecture, settings
+from squeezenet_jax import settings
 from squeezenet_jax.data import catalog
-from squeezenet_jax.errors import UserError
-from squeezenet_jax.sweep import flatten, unflatten
+from squeezenet_jax.experiment.sweep import flatten, unflatten
+from squeezenet_jax.network import architecture
+from squeezenet_jax.system.errors import UserError
 
 
 def converted(**changes):

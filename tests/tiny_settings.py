@@ -5,8 +5,8 @@ from typing import Any
 from experiments import base
 from squeezenet_jax import settings
 from squeezenet_jax.data import catalog
+from squeezenet_jax.experiment.sweep import flatten, unflatten
 from squeezenet_jax.settings import Settings
-from squeezenet_jax.sweep import flatten, unflatten
 
 SHRUNK = {  # a shipped experiment in seconds
     "model.width": 0.125,

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
     from squeezenet_jax.weights import Weights

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
     from squeezenet_jax.data.sources import Source
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     for row in rows:
         per_core = row["images_per_second_per_core"]
         print(f"{row['source']:<28}{row['use']:<12}{row['decoder']:<12}{per_core:>18,.0f}{1000 / per_core:>11.2f}")
-    from squeezenet_jax.data.loader import cores
+    from squeezenet_jax.system.cores import cores
 
     print(
         f"One thread, CPU time; this machine lets a run use {cores()} cores. Reading from the disk's cache is included."

@@ -3,9 +3,9 @@
 import argparse
 import dataclasses
 
-from squeezenet_jax import architecture
-from squeezenet_jax.architecture import Architecture
 from squeezenet_jax.commands import arguments
+from squeezenet_jax.network import architecture
+from squeezenet_jax.network.architecture import Architecture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

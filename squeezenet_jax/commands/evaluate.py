@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from squeezenet_jax.commands import arguments
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
     from squeezenet_jax.weights import Weights
@@ -65,8 +65,8 @@ def evaluate(weights: "Weights", label_of: dict[Path, int], batch_size: int) -> 
     import jax.numpy as jnp
     import numpy as np
 
-    from squeezenet_jax import objective
     from squeezenet_jax.commands.inference import batched, compile_forward
+    from squeezenet_jax.training import objective
     from squeezenet_jax.weights.images import read_image
 
     unreadable: list[str] = []

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from squeezenet_jax import lowering
-from squeezenet_jax.model import SqueezeNet
+from squeezenet_jax.network import lowering
+from squeezenet_jax.network.model import SqueezeNet
 from squeezenet_jax.weights import Weights
 
 Forward = Callable[[np.ndarray], np.ndarray]

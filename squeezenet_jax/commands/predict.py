@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from squeezenet_jax.commands import arguments
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -66,7 +66,7 @@ class Bar:
     def __init__(self, console: "Console") -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        from squeezenet_jax.progress import QUIET_SECONDS
+        from squeezenet_jax.experiment.progress import QUIET_SECONDS
 
         self._quiet_seconds = QUIET_SECONDS
         self._console = console

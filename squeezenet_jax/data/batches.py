@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from squeezenet_jax.data.sources import Source
-from squeezenet_jax.randomness import Purpose
+from squeezenet_jax.system.randomness import Purpose
 
 Batch = dict[str, Any]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from squeezenet_jax.data import folder
-from squeezenet_jax.errors import UserError, unknown
 from squeezenet_jax.settings import DataSettings
+from squeezenet_jax.system.errors import UserError, unknown
 
 FOLDER = "folder"  # the data.name of images in class folders below data.dir
 

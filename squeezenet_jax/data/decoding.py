@@ -17,8 +17,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from squeezenet_jax.errors import UserError, check_choice
 from squeezenet_jax.settings import DECODERS
+from squeezenet_jax.system.errors import UserError, check_choice
 
 try:
     import simplejpeg

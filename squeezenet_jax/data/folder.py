@@ -8,9 +8,9 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from squeezenet_jax.data.prepare import archives, layouts
-from squeezenet_jax.data.prepare.layouts import Collection, Item
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.data import archives, layouts
+from squeezenet_jax.data.layouts import Collection, Item
+from squeezenet_jax.system.errors import UserError
 
 
 @functools.lru_cache(maxsize=2)  # a plan asks for it several times
@@ -27,9 +27,7 @@ def scan(directory: str) -> Collection:
 
 def records(directory: str, split: str, start: int, stop: int) -> "FolderRecords":
     """The examples `start:stop` of a split, in the order that mixes the classes."""
-    from squeezenet_jax.data.prepare.shards import in_order
-
-    return FolderRecords(in_order(split, scan(directory).splits[split])[start:stop])
+    return FolderRecords(layouts.in_order(split, scan(directory).splits[split])[start:stop])
 
 
 @dataclasses.dataclass(frozen=True)

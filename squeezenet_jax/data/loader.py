@@ -4,7 +4,6 @@ Batches are pure functions of their position, so it does not matter who makes on
 worker process that dies is replaced and nothing is lost.
 """
 
-import os
 import queue
 import threading
 import time
@@ -14,6 +13,7 @@ from types import TracebackType
 
 from squeezenet_jax.data.batches import Batch, join
 from squeezenet_jax.data.worker import Died, Makers, Worker
+from squeezenet_jax.system.cores import cores
 
 DEATHS_IN_A_ROW = 3  # of worker processes, without a batch in between, until it is no accident
 
@@ -125,11 +125,6 @@ class Loader:
             self._closed = True
             for worker in self._started:
                 worker.kill()
-
-
-def cores() -> int:
-    """How many of the machine's cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parallelism(workers: int | None) -> int:

@@ -29,7 +29,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 
 BASE_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # as registered by TFDS
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")

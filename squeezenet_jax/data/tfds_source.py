@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from google.protobuf import json_format
 
 from squeezenet_jax.data import catalog, tfds_builders
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 
 
 def prepared(name: str, data_dir: str) -> Path:

@@ -11,9 +11,9 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from squeezenet_jax.errors import UserError, check_choice
 from squeezenet_jax.export.network import Network, from_weights
 from squeezenet_jax.export.verify import Difference, replacing, verify
+from squeezenet_jax.system.errors import UserError, check_choice
 
 FORMATS = {".onnx": "onnx_file", ".stablehlo": "stablehlo_file", ".tflite": "tflite_file"}
 

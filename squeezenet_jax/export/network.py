@@ -12,9 +12,9 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from squeezenet_jax import architecture
-from squeezenet_jax.architecture import Architecture, Layer
-from squeezenet_jax.model import SqueezeNet
+from squeezenet_jax.network import architecture
+from squeezenet_jax.network.architecture import Architecture, Layer
+from squeezenet_jax.network.model import SqueezeNet
 from squeezenet_jax.weights.bundle import Weights
 
 PIXEL_STD = 64  # of photographs, 0 to 255, roughly

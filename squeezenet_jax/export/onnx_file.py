@@ -19,10 +19,10 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
-from squeezenet_jax.architecture import POOL_STRIDE, POOL_WINDOW, FireSpec
-from squeezenet_jax.errors import UserError
 from squeezenet_jax.export.network import Network
 from squeezenet_jax.export.verify import Run
+from squeezenet_jax.network.architecture import POOL_STRIDE, POOL_WINDOW, FireSpec
+from squeezenet_jax.system.errors import UserError
 
 BATCHES = (1, 3)
 DEFAULT_OPSET = 17  # 2022: old enough for the runtimes in use, and no newer opset has anything for this network

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from squeezenet_jax import lowering
 from squeezenet_jax.export.attachment import attach
 from squeezenet_jax.export.network import Network
 from squeezenet_jax.export.verify import Run
+from squeezenet_jax.network import lowering
 
 BATCHES = (1, 3)
 PLATFORMS = ("cpu", "cuda", "tpu")

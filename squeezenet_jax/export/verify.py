@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenet_jax.errors import UserError
 from squeezenet_jax.export.network import Network
+from squeezenet_jax.system.errors import UserError
 
 # Float32 in another summation order gives 1e-7 to 1e-5 here; a wrong padding, rounding or channel order 1e-2 and more.
 TOLERANCE = 1e-4

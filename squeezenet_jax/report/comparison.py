@@ -14,7 +14,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from squeezenet_jax.errors import unknown
+from squeezenet_jax.system.errors import unknown
 
 COUNTED = ("done", "stalled")  # a stalled run was trained and evaluated like any other: leaving it out would flatter
 STATUSES = ("stalled", "diverged", "failed", "preempted", "running", "missing")  # the order in which notes name them

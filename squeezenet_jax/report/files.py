@@ -16,9 +16,9 @@ import rich.console
 import rich.table
 import rich.text
 
-from squeezenet_jax.record import write_text
 from squeezenet_jax.report.comparison import Comparison, Row
 from squeezenet_jax.report.wording import HEADERS, answer, cells, footnotes, reading
+from squeezenet_jax.runs.directory import write_text
 
 
 def print_table(comparison: Comparison, console: rich.console.Console) -> None:

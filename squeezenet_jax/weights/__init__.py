@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import caffemodel, deep_compression, run_directory, safetensors_file, torch_pickle
 from squeezenet_jax.weights.bundle import PREPROCESSINGS, Preprocessing, Weights, preprocessing_named
 from squeezenet_jax.weights.infer import Wishes

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from squeezenet_jax import architecture, nested
-from squeezenet_jax.architecture import Architecture
-from squeezenet_jax.errors import UserError, check_choice
+from squeezenet_jax.network import architecture
+from squeezenet_jax.network.architecture import Architecture
+from squeezenet_jax.system import nested
+from squeezenet_jax.system.errors import UserError, check_choice
 
 Shape = tuple[int, ...]
 MAX_CLASSES = 1_000_000

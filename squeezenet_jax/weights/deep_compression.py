@@ -17,8 +17,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from squeezenet_jax.architecture import V1_0, Architecture
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.network.architecture import V1_0, Architecture
+from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import PREPROCESSINGS, Weights, parameter_shapes
 from squeezenet_jax.weights.infer import Wishes, assemble, hwio
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import Preprocessing
 
 # Formats that Pillow decodes by itself; others would start programs (EPS) or are no photographs.

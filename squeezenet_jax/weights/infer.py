@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from squeezenet_jax.architecture import BYPASSES, VERSIONS, Architecture, FireSpec, with_bypass, with_geometry
-from squeezenet_jax.errors import UserError, check_choice
+from squeezenet_jax.network.architecture import BYPASSES, VERSIONS, Architecture, FireSpec, with_bypass, with_geometry
+from squeezenet_jax.system.errors import UserError, check_choice
 from squeezenet_jax.weights.bundle import Preprocessing, Shape, Weights, check_shapes, parameter_shapes, unflatten
 
 KERNEL_OF_VERSION = {7: "v1.0", 3: "v1.1"}

@@ -12,8 +12,8 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 
-from squeezenet_jax.architecture import Architecture
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.network.architecture import Architecture
+from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import Preprocessing, Weights, listing
 
 METADATA_KEY = "squeezenet_jax"

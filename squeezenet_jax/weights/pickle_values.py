@@ -13,7 +13,7 @@ import pickletools
 import warnings
 from typing import Any
 
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import listing
 
 STORAGE_TYPES = {

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from squeezenet_jax import checkpoint, settings
-from squeezenet_jax.errors import UserError
+from squeezenet_jax import settings
+from squeezenet_jax.runs import checkpoint
+from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import Preprocessing, Weights, parameter_shapes, unflatten
 from squeezenet_jax.weights.infer import Wishes, to_float32
 from squeezenet_jax.weights.metadata import parse_json

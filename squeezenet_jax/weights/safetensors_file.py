@@ -12,7 +12,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from squeezenet_jax.errors import UserError, check_choice
+from squeezenet_jax.system.errors import UserError, check_choice
 from squeezenet_jax.weights import metadata, torchvision_layout
 from squeezenet_jax.weights.bundle import Weights, check_shapes, flatten, listing, parameter_shapes, unflatten
 from squeezenet_jax.weights.infer import FLOAT_TYPES, Wishes, decode_floats, to_float32

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import torchvision_layout
 from squeezenet_jax.weights.bundle import Weights, listing
 from squeezenet_jax.weights.infer import FLOAT_TYPES, Wishes, decode_floats

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from squeezenet_jax.architecture import VERSIONS, Architecture
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.network.architecture import VERSIONS, Architecture
+from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import PREPROCESSINGS, Shape, Weights, check_shapes, flatten
 from squeezenet_jax.weights.infer import Wishes, assemble, hwio, infer_architecture, version_of
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from squeezenet_jax import weights
-from squeezenet_jax.architecture import Architecture
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.network.architecture import Architecture
 from squeezenet_jax.settings import DataSettings, ModelSettings
+from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import bundle
 
 

@@ -10,12 +10,13 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from squeezenet_jax import architecture, lowering, weights
+from squeezenet_jax import weights
 from squeezenet_jax.__main__ import main
 from squeezenet_jax.commands import inference
 from squeezenet_jax.commands.inference import compile_forward
-from squeezenet_jax.lowering import convolution
-from squeezenet_jax.model import SqueezeNet
+from squeezenet_jax.network import architecture, lowering
+from squeezenet_jax.network.lowering import convolution
+from squeezenet_jax.network.model import SqueezeNet
 from squeezenet_jax.weights.bundle import Preprocessing, Weights, parameter_shapes, unflatten
 from squeezenet_jax.weights.images import read_image
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from squeezenet_jax.data import batches, catalog
 from squeezenet_jax.data.batches import EvalBatches, TrainBatches
 from squeezenet_jax.data.sources import InMemory, load
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 
 
 def source(size):

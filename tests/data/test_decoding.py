@@ -22,7 +22,7 @@ from PIL import Image
 
 from squeezenet_jax.data import decoding
 from squeezenet_jax.data.decoding import Box, centre_crop, random_box, random_resized_crop, whole
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import PREPROCESSINGS, images
 
 PHOTOGRAPHS = Path(__file__).parents[2].parent / "shared" / "data" / "imagenet_sample_100.tar"

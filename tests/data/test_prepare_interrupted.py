@@ -21,7 +21,7 @@ from prepare_files import (
 )
 
 from squeezenet_jax.data.prepare.writer import prepare
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 
 SCRIPT = """
 import sys; sys.path.insert(0, "tests/data")

@@ -20,9 +20,9 @@ from prepare_files import (
 )
 from tensorflow_datasets.core import hashing
 
-from squeezenet_jax.data.prepare import layouts
+from squeezenet_jax.data import layouts
 from squeezenet_jax.data.prepare.writer import prepare
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 
 IMAGENET = Path(tfds.core.tfds_path("datasets/imagenet2012"))
 

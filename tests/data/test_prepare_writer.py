@@ -26,7 +26,7 @@ from prepare_files import (
 )
 
 from squeezenet_jax.data.prepare.writer import prepare
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 
 
 def test_shards_are_read_as_one_by_plain_tfds(many):

@@ -7,7 +7,7 @@ from picture_folders import CROPS, assert_same_batches, batches, clear, makers, 
 from squeezenet_jax.data import catalog, sources
 from squeezenet_jax.data.loader import Loader
 from squeezenet_jax.data.prepare.writer import prepare
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 
 
 class Silent:

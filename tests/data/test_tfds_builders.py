@@ -29,7 +29,7 @@ from fashion_files import (
 )
 
 from squeezenet_jax.data import tfds_builders
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 
 
 def test_prepares_from_the_manual_folder_and_reads_every_image_by_its_key(tiny_files, tmp_path):

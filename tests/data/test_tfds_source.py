@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from fashion_files import REPOSITORY, arrays, assert_reads, listing, needs_real_files, put, read_split
 from PIL import Image
 
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 
 
 @pytest.mark.parametrize("part", ["dataset_info.json", "fashion_mnist-test.array_record-00000-of-00001"])

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from squeezenet_jax.architecture import Architecture, build
+from squeezenet_jax.network.architecture import Architecture, build
 from squeezenet_jax.weights.bundle import Preprocessing, Weights, parameter_shapes, unflatten
 
 CLASSES = 6

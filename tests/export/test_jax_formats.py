@@ -8,10 +8,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from squeezenet_jax import lowering
-from squeezenet_jax.errors import UserError
 from squeezenet_jax.export import export, from_weights
 from squeezenet_jax.export.attachment import attach
+from squeezenet_jax.network import lowering
+from squeezenet_jax.system.errors import UserError
 
 NEEDS = "is not installed (requirements-export.txt)"
 

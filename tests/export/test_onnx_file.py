@@ -12,10 +12,10 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (require
 
 import onnx
 
-from squeezenet_jax.architecture import GEOMETRIES, STEMS, Metaparameters
-from squeezenet_jax.errors import UserError
 from squeezenet_jax.export import export, from_weights, onnx_file
 from squeezenet_jax.export.verify import TOLERANCE
+from squeezenet_jax.network.architecture import GEOMETRIES, STEMS, Metaparameters
+from squeezenet_jax.system.errors import UserError
 
 AXES = {"version": ("v1.0", "v1.1"), "bypass": ("none", "simple", "complex"), "geometry": GEOMETRIES, "stem": STEMS}
 EVERY = [dict(zip(AXES, values, strict=True)) for values in itertools.product(*AXES.values())]

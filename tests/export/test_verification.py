@@ -10,10 +10,10 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (require
 
 import jax
 
-from squeezenet_jax.architecture import with_bypass
-from squeezenet_jax.errors import UserError
 from squeezenet_jax.export import export, from_weights, onnx_file
 from squeezenet_jax.export.verify import TOLERANCE, sample_images, verify
+from squeezenet_jax.network.architecture import with_bypass
+from squeezenet_jax.system.errors import UserError
 
 
 @pytest.fixture(scope="module")

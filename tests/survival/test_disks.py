@@ -3,7 +3,7 @@
 import pytest
 from trainings import RUN, assert_same, command, one_line
 
-from squeezenet_jax import checkpoint
+from squeezenet_jax.runs import checkpoint
 
 
 @pytest.mark.slow

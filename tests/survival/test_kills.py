@@ -11,7 +11,7 @@ import pytest
 from damage import cut_off, empty, flip_a_bit
 from trainings import RUN, assert_same, finish, kill, launch, newest, status, wait_until
 
-from squeezenet_jax import checkpoint
+from squeezenet_jax.runs import checkpoint
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tiny_settings import TINY, as_flags, dotted
 
-from squeezenet_jax import checkpoint
+from squeezenet_jax.runs import checkpoint
 
 ROOT = Path(__file__).parents[2]
 RUN = "bypass=none,seed=0"

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from weight_files import CLASSES, tiny_arch, tiny_weights
 
-from squeezenet_jax import architecture
-from squeezenet_jax.errors import UserError
-from squeezenet_jax.model import SqueezeNet
+from squeezenet_jax.network import architecture
+from squeezenet_jax.network.model import SqueezeNet
+from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import metadata
 from squeezenet_jax.weights.bundle import PREPROCESSINGS, Preprocessing, flatten, parameter_shapes, unflatten
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from weight_files import assert_same_params, caffemodel, state_dict, torch_legacy, torch_zip
 
-from squeezenet_jax import objective, weights
+from squeezenet_jax import weights
 from squeezenet_jax.__main__ import main
 from squeezenet_jax.commands import inference
+from squeezenet_jax.training import objective
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SOURCES = {

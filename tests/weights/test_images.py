@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import PREPROCESSINGS
 from squeezenet_jax.weights.images import preprocess, read_image
 

@@ -28,8 +28,8 @@ from weight_files import (
     torch_zip,
 )
 
-from squeezenet_jax import architecture
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.network import architecture
+from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import bundle, infer, metadata, pickle_values, safetensors_file, torch_pickle
 from squeezenet_jax.weights import caffemodel as caffemodel_reader
 from squeezenet_jax.weights import deep_compression as net

@@ -16,8 +16,9 @@ from weight_files import (
     without,
 )
 
-from squeezenet_jax import architecture, weights
-from squeezenet_jax.errors import UserError
+from squeezenet_jax import weights
+from squeezenet_jax.network import architecture
+from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import PREPROCESSINGS
 from squeezenet_jax.weights.bundle import flatten
 

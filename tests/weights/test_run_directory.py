@@ -11,12 +11,13 @@ import pytest
 from tiny_settings import make_settings
 from weight_files import assert_same_params
 
-from squeezenet_jax import augment, optimizer, weights
-from squeezenet_jax.checkpoint import Checkpoints
+from squeezenet_jax import weights
 from squeezenet_jax.data import sources
-from squeezenet_jax.errors import UserError
-from squeezenet_jax.record import RunDirectory
-from squeezenet_jax.steps import TrainState
+from squeezenet_jax.runs.checkpoint import Checkpoints
+from squeezenet_jax.runs.directory import RunDirectory
+from squeezenet_jax.system.errors import UserError
+from squeezenet_jax.training import augment, optimizer
+from squeezenet_jax.training.steps import TrainState
 from squeezenet_jax.weights import images, run_directory
 from squeezenet_jax.weights.bundle import parameter_shapes, unflatten
 

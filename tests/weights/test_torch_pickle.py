@@ -25,7 +25,7 @@ from weight_files import (
 )
 
 from squeezenet_jax import weights
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import pickle_values
 
 ROOT = Path(__file__).parents[2]
@@ -159,7 +159,7 @@ def test_bombs_are_refused_in_little_memory(bomb, tmp_path):
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 from squeezenet_jax import weights
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 for path in sys.argv[1:]:
     try:
         weights.load(path)

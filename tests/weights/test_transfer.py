@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from squeezenet_jax import train, weights
-from squeezenet_jax.augment import normalize
-from squeezenet_jax.errors import UserError
-from squeezenet_jax.record import RunDirectory
-from squeezenet_jax.steps import build_model
+from squeezenet_jax import weights
+from squeezenet_jax.runs.directory import RunDirectory
+from squeezenet_jax.system.errors import UserError
+from squeezenet_jax.training import train
+from squeezenet_jax.training.augment import normalize
+from squeezenet_jax.training.steps import build_model
 from squeezenet_jax.weights import Preprocessing, Weights, transfer
 
 GREY = Preprocessing("training", 8, "squash", 8, "L", 1 / 255, (0.5,), (0.5,))

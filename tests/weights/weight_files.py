@@ -12,8 +12,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from squeezenet_jax import architecture, weights
-from squeezenet_jax.errors import UserError
+from squeezenet_jax import weights
+from squeezenet_jax.network import architecture
+from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import PREPROCESSINGS, Weights, flatten, parameter_shapes, unflatten
 from squeezenet_jax.weights.torchvision_layout import key_table
 

@@ -14,14 +14,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from tensorflow_datasets.core import example_serializer, file_adapters, hashing, naming
+from tensorflow_datasets.core import example_serializer, file_adapters, naming
 
-from squeezenet_jax.data.loader import cores
+from squeezenet_jax.data.layouts import Item
 from squeezenet_jax.data.prepare import metadata
 from squeezenet_jax.data.prepare.images import Picture, Unreadable, convert
-from squeezenet_jax.data.prepare.layouts import Item
 from squeezenet_jax.data.prepare.metadata import Summary
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.cores import cores
+from squeezenet_jax.system.errors import UserError
 
 # Bytes of the source in one shard: a few seconds of work to lose, and about 1,100 files for ImageNet. TFDS itself aims
 # at 64 MiB to 1 GiB. A source smaller than this gets one shard per split.
@@ -95,12 +95,6 @@ def plan(name: str, splits: dict[str, list[Item]], data: Path, summaries: Path, 
             path = Path(template.sharded_filepath(shard_index=index, num_shards=number))
             shards.append(Shard(split, items[start:stop], path, summaries / f"{path.name}.json"))
     return shards
-
-
-def in_order(split: str, items: Iterable[Item]) -> list[Item]:
-    """TFDS's own shuffle, by a hash of split and name: any range of the data set is a random part of each class."""
-    hasher = hashing.Hasher(split)
-    return sorted(items, key=lambda item: (hasher.hash_key(item.file_name), item))
 
 
 @contextlib.contextmanager

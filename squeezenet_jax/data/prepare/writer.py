@@ -27,21 +27,21 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from squeezenet_jax.data.prepare import archives, layouts, metadata
-from squeezenet_jax.data.prepare.layouts import Collection, Item
+from squeezenet_jax.data import archives, layouts
+from squeezenet_jax.data.layouts import Collection, Item
+from squeezenet_jax.data.prepare import metadata
 from squeezenet_jax.data.prepare.metadata import Summary
 from squeezenet_jax.data.prepare.shards import (
     SHARD_BYTES,
     Report,
     Shard,
-    in_order,
     plan,
     reader,
     sync,
     threads,
     write_json,
 )
-from squeezenet_jax.errors import UserError
+from squeezenet_jax.system.errors import UserError
 
 VERSION = "1.0.0"
 MIN_SHORT_SIDE = 8
@@ -159,7 +159,7 @@ class _Job:
         tar = self._uncompressed()
         self.report.say(f"listing {self.source}")
         collection = layouts.collect(self.source, self.kind, tar)
-        splits = {split: in_order(split, items) for split, items in collection.splits.items()}
+        splits = {split: layouts.in_order(split, items) for split, items in collection.splits.items()}
         return collection, splits, _digest(collection.class_names, splits)
 
     def _uncompressed(self) -> Path:

@@ -1,0 +1,274 @@
+"""Sweeps beyond one machine: one Slurm job array for a plan, one array task per unfinished run, through submitit.
+
+An array task runs the same launch.py as a child process with `--launcher local --only <its run>`, so a run does not
+know who started it. Near the task's time limit, and where Slurm preempts it, the child is told to stop, writes its
+checkpoint, and the task goes back into the queue to be resumed. Read `RunTask` for who signals whom. No jax here: the
+machine that submits may have no accelerator.
+"""
+
+import contextlib
+import dataclasses
+import io
+import math
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from squeezenet_jax.experiment import sweep
+from squeezenet_jax.runs.directory import FINISHED, RunDirectory, read_json, write_json
+from squeezenet_jax.system.errors import UserError, unknown
+
+ROOT = Path(__file__).parents[2]
+JOBS = "jobs.json"  # in <workdir>/slurm: which job a run was submitted as last
+MAX_TIME_LIMITS = 100  # how often a run may be resumed after a time limit; preemptions are not counted
+STOPPED = (os.EX_TEMPFAIL, -signal.SIGTERM)  # launch.py wrote a checkpoint, or had not begun
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What `--slurm` can say: where and how long tasks run. Nothing here changes a result."""
+
+    partition: str | None = None
+    time: int = 60  # minutes; a run that needs longer is resumed in further ones
+    gpus: int | None = None  # of one task
+    cpus: int | None = None
+    memory: float | None = None  # GB
+    account: str | None = None
+    qos: str | None = None
+    max_parallel: int | None = None  # tasks at a time
+    signal_delay: int = 120  # seconds before the time limit at which a task is told to write its checkpoint
+
+    @property
+    def grace(self) -> float:
+        """Seconds that a child gets for its checkpoint; the rest of `signal_delay` is for going back to the queue."""
+        return 0.75 * self.signal_delay
+
+
+def parse_options(text: str) -> Options:
+    """Reads `partition=gpu,time=240,gpus=1`."""
+    readers = {
+        "time": _minutes,
+        "memory": _gigabytes,
+        **dict.fromkeys(("partition", "account", "qos"), _word),
+        **dict.fromkeys(("gpus", "cpus", "max_parallel", "signal_delay"), _count),
+    }
+    names = [field.name for field in dataclasses.fields(Options)]
+    values: dict[str, Any] = {}
+    for part in text.split(",") if text else []:
+        key, _, value = part.strip().partition("=")
+        if key not in readers:
+            raise unknown("--slurm", key, names)
+        if key in values:
+            raise UserError(f"--slurm {key}: given twice")
+        try:
+            values[key] = readers[key](value)
+        except ValueError as error:
+            raise UserError(f'--slurm {key}: "{value}" is not {error}; the options are {", ".join(names)}') from None
+    options = Options(**values)
+    if 60 * options.time <= options.signal_delay + 60:  # Slurm's signal may come a minute early
+        needed = options.signal_delay // 60 + 2
+        raise UserError(f"--slurm time: {options.time} min with signal_delay={options.signal_delay}; at least {needed}")
+    return options
+
+
+def _word(text: str) -> str:
+    if not re.fullmatch(r"\S+", text):
+        raise ValueError("a name")
+    return text
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"0*[1-9]\d*", text):
+        raise ValueError("a whole number from 1")
+    return int(text)
+
+
+def _gigabytes(text: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d+)?", text) or not float(text):
+        raise ValueError("a number of GB")
+    return float(text)
+
+
+def _minutes(text: str) -> int:
+    clock = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", text)
+    if clock:
+        days, hours, minutes, seconds = (int(group or 0) for group in clock.groups())
+        text = str(24 * 60 * days + 60 * hours + minutes + math.ceil(seconds / 60))
+    if not re.fullmatch(r"0*[1-9]\d*", text):
+        raise ValueError("minutes, H:MM:SS or D-HH:MM:SS")
+    return int(text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Submission:
+    job: str  # the array's id; empty where nothing was left to submit
+    runs: tuple[str, ...]  # what was submitted
+    queued: tuple[str, ...]  # unfinished runs that an earlier submission still has in Slurm's queue
+    logs: Path
+
+    @property
+    def pending(self) -> bool:
+        """Whether a run will still change what a report says."""
+        return bool(self.runs or self.queued)
+
+    def lines(self, report_command: str) -> list[str]:
+        """What to tell the person who submitted."""
+        lines = [f"already queued or running: {', '.join(self.queued)}"] if self.queued else []
+        if self.runs:
+            lines += [f"submitted job {self.job}: {len(self.runs)} to do, an array task per run", f"logs: {self.logs}"]
+        if self.pending:
+            return [*lines, f"report, at any time: {report_command}"]
+        return ["nothing to submit: every run is finished"]
+
+
+def submit(plan: sweep.Plan, workdir: Path, options: Options, arguments: Sequence[str]) -> Submission:
+    """Submits the plan's runs that are neither finished nor queued; `arguments` are launch.py's, of this command."""
+    workdir = workdir.absolute()
+    logs = workdir / "slurm"
+    unfinished = [run.name for run in plan.runs if RunDirectory(workdir / run.name).status not in FINISHED]
+    if unfinished:
+        _check_installed()
+    sweep.claim(plan, workdir)
+    jobs = read_json(logs / JOBS) or {}
+    alive = _queue() if jobs and unfinished else set()
+    queued = tuple(name for name in unfinished if jobs.get(name) in alive)
+    runs = tuple(name for name in unfinished if name not in queued)
+    if not runs:
+        return Submission("", (), queued, logs)
+    command = (sys.executable, "-u", str(ROOT / "launch.py"), *arguments)
+    command += ("--launcher=local", "--slurm=", f"--workdir={workdir}")  # of a flag, the last one counts
+    task = RunTask(command, os.getcwd(), options.grace)
+    ids = _submit_array(task, runs, options, logs, f"{plan.experiment}-{plan.preset}")
+    write_json(logs / JOBS, jobs | dict(zip(runs, ids, strict=True)))
+    return Submission(ids[0].split("_")[0], runs, queued, logs)
+
+
+def _check_installed() -> None:
+    for program in ("sbatch", "srun"):
+        if shutil.which(program) is None:
+            raise UserError(f"--launcher slurm: no {program} on the PATH; submit from a machine of the Slurm cluster")
+    try:
+        import submitit  # noqa: F401
+    except ImportError:
+        raise UserError("--launcher slurm: needs submitit; pip install -r requirements-slurm.txt") from None
+
+
+def _queue() -> set[str]:
+    """The ids of this user's waiting and running tasks, such as "17_3"."""
+    result = subprocess.run(["squeue", "--me", "--noheader", "--array", "--format=%i"], capture_output=True, text=True)
+    if result.returncode:
+        raise UserError(f"--launcher slurm: {_last_line(result.stderr, 'squeue failed')}")
+    return set(result.stdout.split())
+
+
+def _submit_array(task: "RunTask", runs: Sequence[str], options: Options, logs: Path, name: str) -> list[str]:
+    import submitit
+
+    executor = submitit.AutoExecutor(folder=logs, cluster="slurm", slurm_max_num_timeout=MAX_TIME_LIMITS)
+    executor.update_parameters(  # None is Slurm's default
+        name=name,
+        timeout_min=options.time,
+        gpus_per_node=options.gpus,
+        cpus_per_task=options.cpus,
+        mem_gb=options.memory,
+        slurm_partition=options.partition,
+        slurm_account=options.account,
+        slurm_qos=options.qos,
+        slurm_array_parallelism=options.max_parallel,
+        slurm_signal_delay_s=options.signal_delay,
+        slurm_additional_parameters={"requeue": True},
+        # srun, which submitit starts the task with, does not take this one over from sbatch
+        slurm_srun_args=[f"--cpus-per-task={options.cpus}"] if options.cpus else None,
+        # this package is used from its checkout, and the task is unpickled wherever the job starts
+        slurm_setup=[f'export PYTHONPATH={shlex.quote(str(ROOT))}"${{PYTHONPATH:+:$PYTHONPATH}}"'],
+    )
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what the exception says
+            jobs = executor.map_array(task, runs)
+    except (RuntimeError, subprocess.SubprocessError) as error:
+        raise UserError(f"--launcher slurm: {_last_line(str(error), 'sbatch failed')}") from None
+    return [str(job.job_id) for job in jobs]
+
+
+def _last_line(text: str, default: str) -> str:
+    lines = text.strip().splitlines() or [default]
+    return lines[-1].removeprefix("sbatch: error: ").removeprefix("squeue: error: ")
+
+
+@dataclasses.dataclass
+class RunTask:
+    """What an array task does with the name of its run. submitit pickles it, and again whenever it requeues the job.
+
+    Slurm signals every process of a task, this one and its child. There are three ways to stop:
+
+    submitit's signal    `signal_delay` before the time limit, and at a preemption where the cluster says so: submitit
+                         calls `checkpoint` here, which stops the child, and requeues the job.
+    SIGTERM              stops the child. After `scancel` and `scontrol requeue` Slurm knows what becomes of the job;
+                         but a job that ends within the grace time of its preemption is over unless it requeues itself.
+    the child stops      though nobody told this process: the job is requeued.
+
+    So a child that has stopped always leads to `checkpoint`, and that asks Slurm whether the job is its own master.
+    """
+
+    command: tuple[str, ...]
+    directory: str
+    grace: float  # seconds
+    _child: subprocess.Popen[bytes] | None = dataclasses.field(default=None, init=False)
+
+    def __call__(self, run: str) -> None:
+        import submitit
+
+        requeue = getattr(signal, f"SIG{submitit.JobEnvironment.USR_SIG}")
+        signal.pthread_sigmask(signal.SIG_BLOCK, [requeue])  # inherited by the child, which would die of it
+        self._child = child = subprocess.Popen([*self.command, f"--only={run}"], cwd=self.directory)
+        signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGTERM))  # submitit's does nothing
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [requeue])
+        _wait_for(child)
+        code = child.wait()
+        if code == 0:
+            return
+        if code not in STOPPED:
+            raise RuntimeError(f"{run}: launch.py ended with {code}; its output is in this job's logs")
+        signal.raise_signal(requeue)
+
+    def checkpoint(self, run: str) -> Any:
+        """Called by submitit's signal handler: stops the child and returns what is to be done after the requeueing."""
+        import submitit
+
+        if self._child:
+            self._child.send_signal(signal.SIGTERM)
+            # One that does not make it in time is killed by the requeueing, and resumes from an older checkpoint.
+            _wait_for(self._child, self.grace)
+        if not _undecided():
+            raise SystemExit(os.EX_TEMPFAIL)  # without a result
+        return submitit.helpers.DelayedSubmission(dataclasses.replace(self), run)
+
+
+def _undecided() -> bool:
+    """Whether this task is simply running: neither cancelled nor on its way back to the queue."""
+    import submitit
+
+    job = submitit.JobEnvironment().job_id  # "17_3"; of one task per array, $SLURM_JOB_ID is the whole array's number
+    command = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    return result.stdout.strip() == "RUNNING"
+
+
+def _wait_for(child: subprocess.Popen[bytes], seconds: float = math.inf) -> None:
+    """Returns when the child has ended. Unlike its `wait`, this may be called in a signal handler that interrupted it.
+
+    (`Popen.wait` holds a lock, for which a second one would wait for ever.)
+    """
+    deadline = time.monotonic() + seconds
+    options = os.WEXITED | os.WNOWAIT | os.WNOHANG
+    with contextlib.suppress(ChildProcessError):  # somebody has waited for it
+        while os.waitid(os.P_PID, child.pid, options) is None and time.monotonic() < deadline:
+            time.sleep(0.2)

@@ -1,0 +1,1 @@
+"""The network: tables (`architecture`), the mathematics (`model`), parameters at step 0, and how a CPU computes it."""

@@ -1,0 +1,283 @@
+"""SqueezeNet as tables: what differs between its variants. Standard library only.
+
+A table (`Architecture`) says how many filters each layer has and where the bypasses are; `model.py` says how a layer is
+computed. Variants are pure functions from table to table, so they combine: any version, width, metaparameters, bypass
+and geometry. `trace` derives every layer's output shape, parameters and multiply-adds (MACs) without a network.
+
+Letters: H height, W width, C channels, K classes. Read next: `model.py`.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from squeezenet_jax.system.errors import UserError, check_choice
+
+Bypass = Literal["none", "identity", "conv"]
+POOL_WINDOW, POOL_STRIDE = 3, 2  # every max-pool of every version
+
+
+@dataclasses.dataclass(frozen=True)
+class FireSpec:
+    """One fire module (paper Sec. 3.2): squeeze to s1x1 filters, expand to e1x1 + e3x3."""
+
+    squeeze: int
+    expand1x1: int
+    expand3x3: int
+    bypass: Bypass = "none"
+
+    @property
+    def features(self) -> int:
+        return self.expand1x1 + self.expand3x3
+
+
+@dataclasses.dataclass(frozen=True)
+class StemSpec:
+    """conv1 and, if `pool`, the max-pool behind it."""
+
+    features: int
+    kernel: int
+    stride: int
+    pool: bool = True
+    padding: Literal["SAME", "VALID"] = "SAME"
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A whole network up to the number of classes. A max-pool follows every group but the last."""
+
+    stem: StemSpec
+    groups: tuple[tuple[FireSpec, ...], ...]
+    dropout: float = 0.5  # after the last fire
+    conv10_relu: bool = True  # the ReLU between conv10 and the global average
+    bypass_relu: bool = True  # the ReLU on a complex bypass's 1x1 convolution; the paper does not say
+    pool_ceil: bool = False  # Caffe rounds the size of a pool's output up, Keras and flax down
+    conv10_padding: int = 0
+    caffe_conv10_padding: int = 0  # what `with_geometry(arch, "caffe")` sets conv10_padding to
+
+    def fires(self) -> Iterator[tuple[int, FireSpec]]:
+        """(number, spec) of every fire module; the paper numbers them from 2."""
+        return enumerate(itertools.chain.from_iterable(self.groups), start=2)
+
+
+def fire(squeeze: int, bypass: Bypass = "none") -> FireSpec:
+    """The paper's own fire module: SR 0.125 and pct3x3 0.5, so each expand has four times the squeeze's filters."""
+    return FireSpec(squeeze, 4 * squeeze, 4 * squeeze, bypass)
+
+
+# arXiv 1602.07360v4, Table 1; the groups are the model card's.
+V1_0 = Architecture(
+    stem=StemSpec(features=96, kernel=7, stride=2),
+    groups=(
+        (fire(16), fire(16), fire(32)),
+        (fire(32), fire(48), fire(48), fire(64)),
+        (fire(64),),
+    ),
+    caffe_conv10_padding=1,  # an accident that its author calls benign (DeepScale/SqueezeNet#14, #27, #32)
+)
+# DeepScale/SqueezeNet, SqueezeNet_v1.1/train_val.prototxt: smaller stem, pools two fires earlier.
+V1_1 = Architecture(
+    stem=StemSpec(features=64, kernel=3, stride=2),
+    groups=(
+        (fire(16), fire(16)),
+        (fire(32), fire(32)),
+        (fire(48), fire(48), fire(64), fire(64)),
+    ),
+)
+
+VERSIONS = {"v1.0": V1_0, "v1.1": V1_1}
+STEMS = ("card", "small")
+GEOMETRIES = ("same", "caffe", "torchvision")
+BYPASSES = ("none", "simple", "complex")
+
+
+@dataclasses.dataclass(frozen=True)
+class Metaparameters:
+    """The paper's design space (Sec. 5.1), the defaults being SqueezeNet's.
+
+    Fire i (from 0) has e_i = base_e + incr_e * floor(i / freq) expand filters, of which e3x3 = pct3x3 * e_i are 3x3
+    and e1x1 = e_i - e3x3 are 1x1, and s1x1 = squeeze_ratio * e_i squeeze filters. The paper leaves rounding open; here
+    s1x1 and e3x3 are rounded half up and no layer has less than one filter.
+    """
+
+    base_e: int = 128
+    incr_e: int = 128
+    freq: int = 2
+    squeeze_ratio: float = 0.125
+    pct3x3: float = 0.5
+
+    def fire(self, i: int) -> FireSpec:
+        e = self.base_e + self.incr_e * (i // self.freq)
+        expand3x3 = min(_round(self.pct3x3 * e), e - 1)
+        return FireSpec(_round(self.squeeze_ratio * e), e - expand3x3, expand3x3)
+
+
+def with_metaparameters(arch: Architecture, meta: Metaparameters) -> Architecture:
+    """The same stem and pool positions with the fires that the metaparameters give."""
+    for name, value, low, high in (
+        ("base_e", meta.base_e, 2, math.inf),
+        ("incr_e", meta.incr_e, 0, math.inf),
+        ("freq", meta.freq, 1, math.inf),
+        ("squeeze_ratio", meta.squeeze_ratio, 1e-9, math.inf),
+        ("pct3x3", meta.pct3x3, 1e-9, 1 - 1e-9),
+    ):
+        if not low <= value <= high:
+            bounds = f"at least {low:g}" if high == math.inf else "above 0 and below 1"
+            raise UserError(f"{name}: {value} is not allowed; it must be {bounds}")
+    number = itertools.count()
+    return _map_fires(arch, lambda _: meta.fire(next(number)))
+
+
+def widen(arch: Architecture, multiplier: float) -> Architecture:
+    """Multiplies the filters of conv1 and of every fire, rounded half up; conv10's inputs follow."""
+    if not 0 < multiplier < math.inf:
+        raise UserError(f"width: {multiplier} is not allowed; it must be above 0")
+
+    def scale(filters: int) -> int:
+        return _round(multiplier * filters)
+
+    wide = _map_fires(arch, lambda f: FireSpec(scale(f.squeeze), scale(f.expand1x1), scale(f.expand3x3), f.bypass))
+    stem = dataclasses.replace(arch.stem, features=scale(arch.stem.features))
+    return dataclasses.replace(wide, stem=stem)
+
+
+def with_stem(arch: Architecture, kind: str) -> Architecture:
+    """`card`: the version's own stem, for 224 px. `small`: 3x3 stride 1 and no pool, for images of 8 to 64 px."""
+    if check_choice("stem", kind, STEMS) == "card":
+        return arch
+    return dataclasses.replace(arch, stem=StemSpec(arch.stem.features, kernel=3, stride=1, pool=False))
+
+
+def with_geometry(arch: Architecture, geometry: str) -> Architecture:
+    """Where the borders lie. `same`: the card's SAME-padded stem and floor pools.
+
+    `caffe`: conv1 unpadded and pools rounded up, as in the published prototxt files, where v1.0's conv10 has padding 1.
+    `torchvision`: that without conv10's padding.
+    """
+    if check_choice("geometry", geometry, GEOMETRIES) == "same":
+        return arch
+    return dataclasses.replace(
+        arch,
+        stem=dataclasses.replace(arch.stem, padding="VALID"),
+        pool_ceil=True,
+        conv10_padding=arch.caffe_conv10_padding if geometry == "caffe" else 0,
+    )
+
+
+def with_bypass(arch: Architecture, kind: str) -> Architecture:
+    """Adds the paper's bypass connections (Sec. 6).
+
+    `simple`: identity around each fire whose input has as many channels as its output (3, 5, 7, 9).
+    `complex`: that, and a 1x1 convolution around each other fire (2, 4, 6, 8).
+    """
+    elsewhere: dict[str, Bypass] = {"simple": "none", "complex": "conv"}
+    if check_choice("bypass", kind, BYPASSES) == "none":
+        return _map_fires(arch, lambda f: dataclasses.replace(f, bypass="none"))
+    channels = arch.stem.features
+
+    def connect(f: FireSpec) -> FireSpec:
+        nonlocal channels
+        matches, channels = channels == f.features, f.features
+        return dataclasses.replace(f, bypass="identity" if matches else elsewhere[kind])
+
+    return _map_fires(arch, connect)
+
+
+def build(
+    version: str,
+    *,
+    stem: str = "card",
+    geometry: str = "same",
+    width: float = 1.0,
+    bypass: str = "none",
+    metaparameters: Metaparameters | None = None,
+) -> Architecture:
+    """A version's table with all of the changes above; bypass comes last, since it looks at channel counts."""
+    arch = VERSIONS[check_choice("version", version, VERSIONS)]
+    if metaparameters is not None:
+        arch = with_metaparameters(arch, metaparameters)
+    return with_bypass(with_geometry(with_stem(widen(arch, width), stem), geometry), bypass)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One row of `trace`: a layer's name (its path in the parameters), output shape (H, W, C), parameters, MACs."""
+
+    name: str
+    shape: tuple[int, int, int]
+    params: int = 0
+    macs: int = 0
+
+
+def trace(arch: Architecture, *, image_size: int, channels: int = 3, num_classes: int) -> list[Layer]:
+    """Every layer's output shape, parameters and MACs for one square image.
+
+    MACs are the convolutions' multiply-adds, padded taps counted, biases not. Raises `UserError` where the image is
+    smaller than the network's minimum.
+    """
+    for field, value in (("image_size", image_size), ("channels", channels), ("num_classes", num_classes)):
+        if value < 1:
+            raise UserError(f"{field}: {value} is not allowed; it must be at least 1")
+    layers = _trace(arch, image_size, channels, num_classes)
+    if min(min(layer.shape) for layer in layers) < 1:
+        minimum = next(n for n in itertools.count(image_size) if _fits(arch, n))
+        raise UserError(f"image_size: {image_size} is too small for this network; it must be at least {minimum}")
+    return layers
+
+
+def count(layers: list[Layer]) -> tuple[int, int]:
+    """(parameters, MACs) of a whole trace."""
+    return sum(layer.params for layer in layers), sum(layer.macs for layer in layers)
+
+
+def _trace(arch: Architecture, image_size: int, channels: int, num_classes: int) -> list[Layer]:
+    layers: list[Layer] = []
+    size = image_size
+
+    def conv(name: str, inputs: int, outputs: int, kernel: int = 1, out_size: int | None = None) -> None:
+        side = size if out_size is None else out_size
+        weights = kernel * kernel * inputs * outputs
+        layers.append(Layer(name, (side, side, outputs), weights + outputs, side * side * weights))
+
+    def pool(name: str, filters: int) -> None:
+        nonlocal size
+        span = size - POOL_WINDOW
+        size = (math.ceil(span / POOL_STRIDE) if arch.pool_ceil else span // POOL_STRIDE) + 1
+        layers.append(Layer(name, (size, size, filters)))
+
+    stem = arch.stem
+    size = math.ceil(size / stem.stride) if stem.padding == "SAME" else (size - stem.kernel) // stem.stride + 1
+    conv("conv1", channels, stem.features, stem.kernel)
+    if stem.pool:
+        pool("pool1", stem.features)
+    inputs, number = stem.features, 2
+    for group in arch.groups:
+        for spec in group:
+            name = f"fire{number}"
+            conv(f"{name}/squeeze1x1", inputs, spec.squeeze)
+            conv(f"{name}/expand1x1", spec.squeeze, spec.expand1x1)
+            conv(f"{name}/expand3x3", spec.squeeze, spec.expand3x3, kernel=3)
+            if spec.bypass == "conv":
+                conv(f"{name}/bypass", inputs, spec.features)
+            inputs, number = spec.features, number + 1
+        if group is not arch.groups[-1]:
+            pool(f"pool{number - 1}", inputs)
+    conv("conv10", inputs, num_classes, out_size=size + 2 * arch.conv10_padding)
+    layers.append(Layer("pool10", (1, 1, num_classes)))
+    return layers
+
+
+def _fits(arch: Architecture, image_size: int) -> bool:
+    return min(min(layer.shape) for layer in _trace(arch, image_size, 1, 1)) >= 1
+
+
+def _map_fires(arch: Architecture, change: Callable[[FireSpec], FireSpec]) -> Architecture:
+    groups = tuple(tuple(change(spec) for spec in group) for group in arch.groups)
+    return dataclasses.replace(arch, groups=groups)
+
+
+def _round(x: float) -> int:
+    """Half up (Python's own `round` goes to even), and at least one filter."""
+    return max(1, math.floor(x + 0.5))

@@ -1,0 +1,189 @@
+"""SqueezeNet (arXiv 1602.07360) as flax linen modules: the mathematics, the numbers being in `architecture.py`.
+
+    Stem        max-pool relu(W x + b)
+    FireBlock   s = relu(W_s x + b_s);  y = [relu(W_1 s + b_1), relu(W_3 * s + b_3)]
+                with a bypass: y + x, or y + relu(W_b x + b_b)
+    FireGroup   fire blocks, then one (delayed) max-pool
+    Learner     fire groups, dropout
+    Classifier  conv10 to K maps, relu, mean over H and W: the logits (softmax belongs to the loss)
+
+Parameters carry the paper's names without the modules' nesting: conv1, fire2/squeeze1x1, fire2/expand3x3, fire2/bypass,
+..., conv10; `trace` in `architecture.py` gives the same names. Letters: B batch, H, W, C, K classes. What is between
+fire blocks may be several arrays (`lowering.Features`).
+Read next: `objective.py`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from squeezenet_jax.network import lowering
+from squeezenet_jax.network.architecture import Architecture, FireSpec, StemSpec
+from squeezenet_jax.network.lowering import Features
+
+Pool = Callable[[jax.Array], jax.Array]
+
+
+class Conv(nn.Module):
+    """W * x + b, [B, H, W, C] -> [B, P, Q, features]; parameters like those of linen's."""
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: str | int = "VALID"
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Features, pool: Pool | None = None) -> jax.Array:
+        """W * x + b; or pool(W * x) + b."""
+        shape = (*self.kernel_size, lowering.num_channels(x), self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        y = lowering.conv(x, kernel, None if pool else bias, strides=self.strides, padding=self.padding)
+        self.sow("intermediates", "output", y)
+        return lowering.add_bias(pool(y), bias) if pool else y
+
+
+class FireBlock(nn.Module):
+    """One fire module, [B, H, W, C] -> [B, H, W, e1x1 + e3x3] (paper Fig. 1; bypass Fig. 2), or its max-pool.
+
+    The bypass is added after the expand layers' ReLUs and nothing but the pool follows the sum.
+    """
+
+    spec: FireSpec
+    conv: Callable[..., Conv]  # with the network's dtype and initialiser
+    bypass_relu: bool
+
+    @nn.compact
+    def __call__(self, x: Features, pool: Pool | None = None) -> Features:
+        spec = self.spec
+        s = lowering.relu(self.conv(spec.squeeze, (1, 1), name="squeeze1x1")(x))
+        # A maximum does not go through a bypass's sum.
+        early, late = (pool, None) if spec.bypass == "none" and lowering.pools_early() else (None, pool)
+        expand1x1 = lowering.relu(self.conv(spec.expand1x1, (1, 1), name="expand1x1")(s, early))
+        expand3x3 = lowering.relu(self.conv(spec.expand3x3, (3, 3), padding="SAME", name="expand3x3")(s, early))
+        y = lowering.concatenate(expand1x1, expand3x3)
+        if spec.bypass == "identity":
+            y = lowering.add(y, x)
+        elif spec.bypass == "conv":
+            projected = self.conv(spec.features, (1, 1), name="bypass")(x)
+            y = lowering.add(y, lowering.relu(projected) if self.bypass_relu else projected)
+        return jax.tree.map(late, y) if late else y
+
+
+class FireGroup(nn.Module):
+    """Fire blocks numbered from `first`, then a max-pool where `pool` says so."""
+
+    specs: tuple[FireSpec, ...]
+    first: int
+    pool: Pool | None
+    conv: Callable[..., Conv]
+    bypass_relu: bool
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        last = self.first + len(self.specs) - 1
+        for number, spec in enumerate(self.specs, start=self.first):
+            block = FireBlock(spec, self.conv, self.bypass_relu, name=f"fire{number}")
+            x = block(x, self.pool if number == last else None)
+        return x
+
+
+class Stem(nn.Module):
+    """conv1, ReLU and the first max-pool, [B, H, W, C] -> [B, H', W', features]."""
+
+    spec: StemSpec
+    pool: Pool | None
+    conv: Callable[..., Conv]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        spec = self.spec
+        kernel, strides = (spec.kernel, spec.kernel), (spec.stride, spec.stride)
+        conv1 = self.conv(spec.features, kernel, strides=strides, padding=spec.padding, name="conv1")
+        early, late = (self.pool, None) if lowering.pools_early() else (None, self.pool)
+        y = lowering.relu(conv1(x, early))
+        return late(y) if late else y
+
+
+class Learner(nn.Module):
+    """All fire groups, and the dropout behind the last one (paper Sec. 3.3.1)."""
+
+    arch: Architecture
+    pool: Pool
+    conv: Callable[..., Conv]
+
+    @nn.compact
+    def __call__(self, x: Features, dropout_key_B: jax.Array | None) -> Features:
+        arch, first = self.arch, 2
+        for index, specs in enumerate(arch.groups):
+            pool = self.pool if index < len(arch.groups) - 1 else None
+            group = FireGroup(specs, first, pool, self.conv, arch.bypass_relu, name=f"group{index}")
+            nn.share_scope(self, group)
+            x, first = group(x), first + len(specs)
+        return x if dropout_key_B is None else _dropout(lowering.join(x), dropout_key_B, arch.dropout)
+
+
+class Classifier(nn.Module):
+    """One map per class, its ReLU, and its mean, [B, H, W, C] -> [B, K]."""
+
+    num_classes: int
+    arch: Architecture
+    conv: Callable[..., Conv]
+
+    @nn.compact
+    def __call__(self, x: Features) -> jax.Array:
+        x = self.conv(self.num_classes, (1, 1), padding=self.arch.conv10_padding, name="conv10")(x)
+        x = lowering.relu(x) if self.arch.conv10_relu else x
+        return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+
+
+class SqueezeNet(nn.Module):
+    """The network of an architecture table.
+
+    Attributes:
+      kernel_init: a name of `settings.KERNEL_INITS`; biases start at 0. "lsuv" draws orthogonal kernels, which
+        `initialize.py` then scales.
+      conv10_init: "same" as the rest, or "normal_0.01" (Caffe's and torchvision's choice).
+      dtype: of the activations; parameters are float32.
+    """
+
+    arch: Architecture
+    num_classes: int
+    kernel_init: str
+    conv10_init: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, image_BHWC: jax.Array, dropout_key_B: jax.Array | None = None) -> jax.Array:
+        """Normalised images, float [B, H, W, C] -> logits, float32 [B, K]; in training with a dropout key for each."""
+        conv = functools.partial(Conv, kernel_init=_initializer(self.kernel_init), dtype=jnp.dtype(self.dtype))
+        conv10 = conv
+        if self.conv10_init == "normal_0.01":
+            conv10 = functools.partial(conv, kernel_init=nn.initializers.normal(0.01))
+        pool = functools.partial(lowering.max_pool, ceil=self.arch.pool_ceil)
+        stem = Stem(self.arch.stem, pool if self.arch.stem.pool else None, conv, name="stem")
+        learner = Learner(self.arch, pool, conv, name="learner")
+        classifier = Classifier(self.num_classes, self.arch, conv10, name="classifier")
+        for part in (stem, learner, classifier):
+            nn.share_scope(self, part)
+        return classifier(learner(stem(image_BHWC.astype(self.dtype)), dropout_key_B))
+
+
+def _dropout(x: jax.Array, key_B: jax.Array, rate: float) -> jax.Array:
+    """Sets a random share `rate` of x to 0 and scales the rest up by 1 / (1 - rate).
+
+    A mask follows from its example's key alone, so it is the same in whatever batch the example is computed; linen's
+    Dropout draws one mask over the batch.
+    """
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(key_B)
+    return jnp.where(kept, x / (1 - rate), 0)
+
+
+def _initializer(name: str) -> Any:
+    return nn.initializers.orthogonal() if name == "lsuv" else getattr(nn.initializers, name)()

@@ -1,0 +1,1 @@
+"""The files of a run: its directory (`directory`) and its checkpoints (`checkpoint`)."""

@@ -1,0 +1,110 @@
+"""Devices: one mesh axis named `data`; parameters on every device, batches split among them."""
+
+import functools
+import os
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from squeezenet_jax.system import processes
+from squeezenet_jax.system.errors import UserError
+
+IN_FLIGHT = 8
+
+
+def keep_compiled_programs() -> None:
+    """Lets the runs of all sweeps share what XLA compiles, in ~/.cache, unless JAX_COMPILATION_CACHE_DIR says where.
+
+    Only this user should be able to write there: whoever can, can run code.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "squeezenet_jax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@functools.cache
+def data_mesh() -> Mesh:
+    """All devices in a row, those of a process side by side, so that it holds one stretch of a batch."""
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    # Auto, not the default Explicit: dropout's mask has no sharding of its own, which Explicit refuses.
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """By example: the first axis over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def check_batch_size(field: str, batch_size: int, mesh: Mesh, parts: int = 1) -> None:
+    if batch_size % (mesh.size * parts):
+        times = f" x {parts} accumulation steps" if parts > 1 else ""
+        raise UserError(f"{field}: {batch_size} is not a multiple of the {mesh.size} devices{times}")
+
+
+def rows(batch_size: int, mesh: Mesh) -> tuple[int, int]:
+    """(start, stop) of the examples of a batch that this process's devices hold."""
+    held = split(mesh).addressable_devices_indices_map((batch_size,)).values()
+    stretches = [index[0].indices(batch_size) for index in held if index is not None]
+    return min(start for start, _, _ in stretches), max(stop for _, stop, _ in stretches)
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Any:
+    """Sends each device its part of a batch; `batch` has this process's `rows`."""
+    if not processes.several():
+        return jax.device_put(dict(batch), split(mesh))
+    sharding = split(mesh)
+
+    def put(x: np.ndarray) -> jax.Array:
+        shape = (len(x) * mesh.size // mesh.local_mesh.size, *x.shape[1:])
+        first, _ = rows(shape[0], mesh)
+        parts = []
+        for device, index in sharding.addressable_devices_indices_map(shape).items():
+            assert index is not None
+            start, stop, _ = index[0].indices(shape[0])
+            parts.append(jax.device_put(x[start - first : stop - first], device))
+        return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+    return {name: put(x) for name, x in batch.items()}
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Puts arrays that are the same in every process on every device."""
+
+    def put(x: Any) -> jax.Array:
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, replicated(mesh), lambda index: x[index])
+
+    return jax.tree.map(put, tree)
+
+
+class Pace:
+    """Keeps the host at most `IN_FLIGHT` programs ahead of the devices, whose memory holds the batch of each."""
+
+    def __init__(self) -> None:
+        self._results: deque[Any] = deque()
+
+    def add(self, result: Any) -> None:
+        """Takes what a program returned, and waits for the one that was begun `IN_FLIGHT` earlier."""
+        self._results.append(result)
+        if len(self._results) > IN_FLIGHT:
+            jax.block_until_ready(self._results.popleft())
+
+
+@functools.cache
+def _seed_to_key(mesh: Mesh) -> Any:
+    return jax.jit(jax.random.key, out_shardings=replicated(mesh))
+
+
+def run_key(seed: int, mesh: Mesh) -> jax.Array:
+    """The key that all of a run's randomness on the devices follows from, on every device."""
+    key: jax.Array = _seed_to_key(mesh)(replicate(np.uint32(seed), mesh))
+    return key

@@ -1,0 +1,1 @@
+"""One run: loss and metrics (`objective`), the compiled steps (`steps`), the loop (`train`) and what they need."""

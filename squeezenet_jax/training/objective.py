@@ -1,0 +1,56 @@
+"""Loss and metrics as sums over examples ("tallies"), so that they can be added up exactly and divided once.
+
+Letters: B batch, K classes. Read next: `train.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from squeezenet_jax.system.errors import UserError
+
+Tally = dict[str, jax.Array]  # "loss" float32 sum; "top1", "top5", "count" int32 counts
+
+
+def tally(logits_BK: jax.Array, label_B: jax.Array, mask_B: jax.Array) -> Tally:
+    """Sums over the examples whose mask is 1 of cross-entropy, top-1 hits, top-5 hits, and their number."""
+    loss_B = optax.softmax_cross_entropy_with_integer_labels(logits_BK, label_B)
+    rank_B = label_rank(logits_BK, label_B)
+    mask_B = mask_B.astype(jnp.int32)
+    return {
+        "loss": jnp.sum(jnp.where(mask_B == 1, loss_B, 0.0)),
+        "top1": jnp.sum(mask_B * (rank_B < 1)),
+        "top5": jnp.sum(mask_B * (rank_B < 5)),
+        "count": jnp.sum(mask_B),
+    }
+
+
+def label_rank(logits_BK: jax.Array, label_B: jax.Array) -> jax.Array:
+    """How many classes come before the label when classes are sorted by logit; int32 [B], 0 being a top-1 hit.
+
+    Equal logits are sorted by class index, as in `argmax`: a dead network (all logits equal) then scores 1/K, not 1.
+    A row with a NaN is never a hit.
+    """
+    K = logits_BK.shape[-1]
+    own = jnp.take_along_axis(logits_BK, label_B[:, None], axis=-1)
+    earlier = jnp.arange(K) < label_B[:, None]
+    before = (logits_BK > own) | ((logits_BK == own) & earlier)
+    rank = jnp.sum(before, axis=-1, dtype=jnp.int32)
+    return jnp.where(jnp.isnan(logits_BK).any(-1), 2**31 - 1, rank)
+
+
+def total(tallies: Sequence[Tally]) -> dict[str, float]:
+    """Fetches tallies from the devices and adds them up in float64, in which counts are exact."""
+    fetched = jax.device_get(tallies)
+    return {name: float(sum(np.float64(tally[name]) for tally in fetched)) for name in fetched[0]}
+
+
+def means(total: Mapping[str, float]) -> dict[str, float]:
+    """Mean loss and accuracies (fractions) of summed tallies, with the count they are over."""
+    count = int(total["count"])
+    if count == 0:
+        raise UserError("none of the images could be read")
+    return {name: float(total[name]) / count for name in ("loss", "top1", "top5")} | {"count": count}

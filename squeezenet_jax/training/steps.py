@@ -1,0 +1,209 @@
+"""The steps that run on the devices: one of gradient descent, one of evaluation, and what comes before step 0.
+
+The steps are plain functions, compiled once per sweep setting by `compile_steps`; data parallelism is one `jit` over
+the global batch on a mesh with the axis `data`. Letters: B batch, H, W, C, K classes. Read next: `train.py`, the loop.
+"""
+
+import functools
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from squeezenet_jax.data.batches import Batch
+from squeezenet_jax.network import initialize, lowering
+from squeezenet_jax.network.model import SqueezeNet
+from squeezenet_jax.settings import DataSettings, Settings
+from squeezenet_jax.system import devices
+from squeezenet_jax.system.randomness import Purpose
+from squeezenet_jax.training import augment, objective, optimizer
+from squeezenet_jax.weights import transfer
+
+# LSUV measures on this many images of the first batch, or all of it: its memory then does not grow with the batch.
+LSUV_IMAGES = 128
+
+
+@flax.struct.dataclass
+class TrainState:
+    step: jax.Array  # int32: how many steps have been taken
+    params: Any
+    opt_state: optax.OptState
+
+
+def build_model(settings: Settings) -> SqueezeNet:
+    model, data = settings.model, settings.data
+    return SqueezeNet(model.architecture(), data.num_classes, model.kernel_init, model.conv10_init, model.dtype)
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    *,
+    model: SqueezeNet,
+    tx: optax.GradientTransformation,
+    learning_rate: optax.Schedule,
+    data: DataSettings,
+    frozen: Collection[str] = (),
+    parts: int = 1,
+) -> tuple[TrainState, objective.Tally]:
+    """One step of gradient descent on the mean loss of the batch; `key` is the run's, the same for every step.
+
+    The gradient is added up over `parts` of the batch, one after the other, so that only a part's activations need
+    memory; every random number belongs to an example, so the result is the same, up to rounding.
+    `tx` follows the schedule `learning_rate`, which is here only to be logged, and leaves the `frozen` modules alone.
+    """
+    count = jnp.maximum(jnp.sum(batch["mask"]), 1)
+
+    def part_of_mean_loss(params: Any, part: Batch) -> tuple[jax.Array, objective.Tally]:
+        augment_key_B = _example_keys(key, Purpose.AUGMENT, state.step, part["index"])
+        dropout_key_B = _example_keys(key, Purpose.DROPOUT, state.step, part["index"])
+        image = augment.crop_and_flip(part["image"], augment_key_B, padding=data.crop_padding, flip=data.flip)
+        image = augment.normalize(image, data.mean, data.std)
+        params = {name: jax.lax.stop_gradient(leaf) if name in frozen else leaf for name, leaf in params.items()}
+        tally = objective.tally(_logits(model, params, image, dropout_key_B), part["label"], part["mask"])
+        return tally["loss"] / count, tally
+
+    gradient = functools.partial(jax.grad(part_of_mean_loss, has_aux=True), state.params)
+    grads, tally = _sum_over_parts(gradient, batch, parts)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    logged = {"grad_norm": optax.tree.norm(grads), "learning_rate": learning_rate(state.step)}
+    return TrainState(state.step + 1, params, opt_state), tally | logged
+
+
+def _example_keys(key: jax.Array, purpose: Purpose, step: jax.Array, index_B: jax.Array) -> jax.Array:
+    step_key = jax.random.fold_in(jax.random.fold_in(key, purpose), step)
+    return jax.vmap(functools.partial(jax.random.fold_in, step_key))(index_B)
+
+
+def _sum_over_parts(function: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
+    """The sum of `function` over `parts` equal parts of the batch, computed one after the other."""
+    if parts == 1:
+        return function(batch)
+
+    def divide(x: jax.Array) -> jax.Array:
+        # Every parts-th example, so that each device cuts up what it already holds.
+        return jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1)
+
+    divided = jax.tree.map(divide, batch)
+    zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(function, jax.tree.map(lambda x: x[0], divided)))
+    total, _ = jax.lax.scan(lambda sum_, part: (jax.tree.map(jnp.add, sum_, function(part)), None), zero, divided)
+    return total
+
+
+def output_stds_step(params: Any, image: jax.Array, *, model: SqueezeNet, data: DataSettings) -> dict[str, jax.Array]:
+    return initialize.output_stds(model, params, augment.normalize(image, data.mean, data.std))
+
+
+def eval_step(params: Any, batch: Batch, *, model: SqueezeNet, data: DataSettings, parts: int = 1) -> objective.Tally:
+    """The tally of a batch, of which `parts` are computed one after the other."""
+
+    def tally(part: Batch) -> objective.Tally:
+        image = augment.normalize(part["image"], data.mean, data.std)
+        return objective.tally(_logits(model, params, image), part["label"], part["mask"])
+
+    summed: objective.Tally = _sum_over_parts(tally, batch, parts)
+    return summed
+
+
+def _logits(model: SqueezeNet, params: Any, image_BHWC: jax.Array, dropout_key_B: jax.Array | None = None) -> jax.Array:
+    logits_BK = model.apply({"params": params}, image_BHWC, dropout_key_B)
+    assert isinstance(logits_BK, jax.Array)
+    return logits_BK
+
+
+class Steps(NamedTuple):
+    """Compiled programs; called with other shapes they raise instead of compiling again."""
+
+    like: TrainState  # the shapes and types of a state
+    init: Callable[[jax.Array], Any]  # key -> parameters
+    begin: Callable[[Any], TrainState]  # parameters -> state before step 0
+    train: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, objective.Tally]]  # the state is donated
+    eval: Callable[[Any, Batch], objective.Tally]
+    output_stds: Callable[[Any, jax.Array], dict[str, jax.Array]]  # for LSUV: params, images -> by layer
+
+
+@functools.lru_cache(maxsize=1)  # the seeds of one setting share their programs
+def compile_steps(settings: Settings, total_steps: int, steps_per_epoch: float, mesh: Mesh) -> Steps:
+    """Compiles a run's programs. `settings.seed` must be 0: seeds enter through the key."""
+    data, model = settings.data, build_model(settings)
+    rate = optimizer.schedule(settings.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    frozen = settings.model.frozen
+    tx = optimizer.build_optimizer(settings.optimizer, rate, frozen)
+    everywhere, by_example = devices.replicated(mesh), devices.split(mesh)
+
+    def init(key: jax.Array) -> Any:
+        blank = jnp.zeros((1, data.image_size, data.image_size, data.channels))
+        return model.init(jax.random.fold_in(key, Purpose.INIT), blank)["params"]
+
+    def begin(params: Any) -> TrainState:
+        return TrainState(jnp.int32(0), params, tx.init(params))
+
+    def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+    def batch_of(size: int) -> Any:
+        image = jax.ShapeDtypeStruct((size, data.image_size, data.image_size, data.channels), jnp.uint8)
+        scalars = {name: jax.ShapeDtypeStruct((size,), jnp.int32) for name in ("label", "mask", "index")}
+        return abstract({"image": image} | scalars, by_example)
+
+    key = abstract(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
+    state = abstract(jax.eval_shape(lambda key: begin(init(key)), key), everywhere)
+    options = lowering.compiler_options()
+
+    def parts(batch_size: int, accumulation_steps: int = 1) -> int:
+        if mesh.size > 1:  # after each part of a step the devices meet
+            return accumulation_steps
+        return accumulation_steps * lowering.num_microbatches(batch_size // accumulation_steps, data.image_size)
+
+    batch_size, eval_batch_size = settings.train.batch_size, settings.train.eval_batch_size
+    train = functools.partial(
+        train_step,
+        model=model,
+        tx=tx,
+        learning_rate=rate,
+        data=data,
+        frozen=frozen,
+        parts=parts(batch_size, settings.train.accumulation_steps),
+    )
+    evaluate = functools.partial(eval_step, model=model, data=data, parts=parts(eval_batch_size))
+    return Steps(
+        like=state,
+        # Runs once: level 0 halves the time to compile fifty unrolled random generators.
+        init=jax.jit(init, out_shardings=everywhere, compiler_options={"xla_backend_optimization_level": 0}),
+        begin=jax.jit(begin, out_shardings=everywhere),
+        train=jax.jit(train, donate_argnums=0, out_shardings=everywhere)
+        .lower(state, batch_of(batch_size), key)
+        .compile(options),
+        eval=jax.jit(evaluate, out_shardings=everywhere)
+        .lower(state.params, batch_of(eval_batch_size))
+        .compile(options),
+        output_stds=jax.jit(functools.partial(output_stds_step, model=model, data=data), out_shardings=everywhere),
+    )
+
+
+def init_state(settings: Settings, steps: Steps, first_image: Any, key: jax.Array, mesh: Mesh) -> TrainState:
+    """The state before step 0: drawn, or read from `model.init_from` where its layers fit, conv10 excepted.
+
+    With LSUV, what was drawn is scaled on `first_image`, images of the first batch: uint8, not augmented, and the same
+    on every device, so that the scale does not depend on their number.
+    """
+    params = steps.init(key)
+    drawn = [layer.name for layer in settings.trace() if layer.params]
+    if settings.model.weights:
+        given = transfer.initial_params(settings.model, settings.data)
+        params = params | devices.replicate(given, mesh)
+        drawn = [name for name in drawn if name.split("/")[0] not in given]
+    if settings.model.conv10_init != "same":
+        drawn = [name for name in drawn if name != "conv10"]
+    if settings.model.kernel_init == "lsuv":
+        image = devices.replicate(first_image, mesh)
+        params = initialize.lsuv(
+            lambda params: steps.output_stds(params, image), params, drawn, settings.model.lsuv_std
+        )
+    return steps.begin(params)

@@ -1,0 +1,338 @@
+"""Sweeps on Slurm: what may be asked for, and a real Slurm on this machine that is started and stopped here."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import slurm_cluster
+from tiny_settings import SHRUNK, as_flags
+
+from squeezenet_jax.experiment import slurm
+from squeezenet_jax.system.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+BYPASS = ["--config", "experiments/bypass.py"]
+ON_SLURM = [*BYPASS, "--launcher", "slurm"]
+
+
+def launch(*args, **kwargs):
+    command = [sys.executable, str(ROOT / "launch.py"), *args]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, **kwargs)
+
+
+def wait_until(true, seconds, what):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, what() if callable(what) else what
+        time.sleep(0.2)
+
+
+# ---- without Slurm --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", slurm.Options()),
+        ("partition=gpu,time=240,gpus=1", slurm.Options(partition="gpu", time=240, gpus=1)),
+        ("time=4:00:00", slurm.Options(time=240)),
+        ("time=0:05:01", slurm.Options(time=6)),
+        ("time=1-06:30:00", slurm.Options(time=1830)),
+        ("memory=1.5, cpus=8, max_parallel=4", slurm.Options(memory=1.5, cpus=8, max_parallel=4)),
+        ("account=a,qos=long,signal_delay=300", slurm.Options(account="a", qos="long", signal_delay=300)),
+    ],
+)
+def test_options(text, expected):
+    assert slurm.parse_options(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("partiton=gpu", ['"partiton"', "allowed: partition, time, gpus", 'did you mean "partition"']),
+        ("gpu", ['"gpu"', 'did you mean "gpus"']),
+        ("gpus=two", ['--slurm gpus: "two"', "whole number from 1", "the options are partition, time"]),
+        ("cpus=0", ['--slurm cpus: "0"', "whole number"]),
+        ("memory=4G", ['--slurm memory: "4G"', "GB"]),
+        ("time=4h", ['--slurm time: "4h"', "minutes, H:MM:SS or D-HH:MM:SS"]),
+        ("time=4:75:00", ["--slurm time"]),
+        ("time=2", ["--slurm time: 2 min with signal_delay=120; at least 4"]),
+        ("partition=", ["--slurm partition", "a name"]),
+        ("gpus=1,gpus=2", ["--slurm gpus: given twice"]),
+    ],
+)
+def test_wrong_options_are_one_line(text, parts):
+    with pytest.raises(UserError) as caught:
+        slurm.parse_options(text)
+    assert "\n" not in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.fixture
+def fake_programs(tmp_path):
+    """An environment with programs of Slurm's names, and with a submitit that cannot be imported."""
+    for name in ("sbatch", "srun"):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\nexit 1\n")
+        program.chmod(0o755)
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "submitit.py").write_text("raise ImportError")
+    return os.environ | {"PATH": str(tmp_path / "bin"), "PYTHONPATH": str(tmp_path / "packages")}
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        ([*BYPASS, "--launcher", "slrum"], ["--launcher", "local, slurm", 'did you mean "slurm"']),
+        ([*BYPASS, "--slurm", "gpus=1"], ["--slurm", "--launcher slurm"]),
+        ([*ON_SLURM, "--slurm", "gpu=1"], ["--slurm", 'did you mean "gpus"']),
+        ([*ON_SLURM], ["submitit", "pip install -r requirements-slurm.txt"]),
+        ([*BYPASS, "--report"], ["holds no runs yet"]),
+    ],
+    ids=lambda value: " ".join(value[2:]),
+)
+def test_wrong_input_is_one_line_and_submits_nothing(args, parts, tmp_path, fake_programs):
+    result = launch(*args, "--workdir", str(tmp_path / "runs"), env=fake_programs)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+    for part in parts:
+        assert part in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+NOWHERE = os.environ | {"PATH": "/nonexistent"}
+
+
+def test_without_slurm_a_line_says_so(tmp_path):
+    result = launch(*ON_SLURM, "--workdir", str(tmp_path / "runs"), env=NOWHERE)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        "error: --launcher slurm: no sbatch on the PATH; submit from a machine of the Slurm cluster\n"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_finished_is_not_submitted_and_the_report_can_be_had_alone(tmp_path):
+    for bypass in ("none", "simple", "complex"):
+        for seed in range(3):
+            run = tmp_path / f"bypass={bypass},seed={seed}"
+            run.mkdir()
+            (run / "status.json").write_text(json.dumps({"status": "diverged"}))
+    args = [*ON_SLURM, "--workdir", str(tmp_path)]
+    result = launch(*args, env=NOWHERE)
+    assert result.returncode == 0, result.stderr
+    assert "nothing to submit" in result.stdout
+    assert "bypass=complex" in result.stdout  # the table
+    (tmp_path / "report.html").unlink()
+    (run / "status.json").write_text(json.dumps({"status": "running"}))
+    result = launch(*args, "--report", env=NOWHERE)
+    assert result.returncode == 0, result.stderr
+    assert "bypass=complex" in (tmp_path / "report.html").read_text()
+    result = launch(*args, "--report", "--config.optimizer.peak_lr=0.5", env=NOWHERE)
+    assert (result.returncode, "optimizer.peak_lr is 0.002 there" in result.stderr) == (2, True)
+
+
+# ---- with Slurm -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    pytest.importorskip("submitit", reason="pip install -r requirements-slurm.txt")
+    if slurm_cluster.missing():
+        pytest.skip(slurm_cluster.missing())
+    with slurm_cluster.running(tmp_path_factory.mktemp("slurm")) as environment:
+        yield environment
+
+
+@pytest.fixture
+def ask(cluster, monkeypatch):
+    """Runs one of Slurm's commands; what submits from this process finds the cluster, too."""
+    monkeypatch.setenv("SLURM_CONF", cluster["SLURM_CONF"])
+
+    def ask(*command):
+        result = subprocess.run(command, env=cluster, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0, f"{command}: {result.stderr}"
+        return result.stdout.strip()
+
+    yield ask
+    ask("scancel", "--user=root")
+    wait_until(lambda: not ask("squeue", "--noheader"), 60, "jobs that do not end")
+
+
+def state(ask, job):
+    return ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T")
+
+
+def start_now(ask, job):
+    """A requeued job would wait for two minutes. Within the second of its end a node refuses to start it again."""
+    time.sleep(2)
+    ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+
+CHILD = """
+import os, signal, sys, time
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
+if "SLURM_RESTART_COUNT" in os.environ:
+    sys.exit(print("resumed", *sys.argv[1:], flush=True))
+print("training", flush=True)
+while not stop and "ALONE" not in os.environ and os.getppid() != 1:
+    time.sleep(0.05)
+time.sleep(1.5)
+print("checkpoint written", flush=True)
+sys.exit(75)
+"""
+
+
+def submit_child(tmp_path, code=CHILD, options="time=10,cpus=1"):
+    """(job, its log) of a task with another program in the place of launch.py."""
+    parsed = slurm.parse_options(options)
+    task = slurm.RunTask((sys.executable, "-c", code), str(tmp_path), parsed.grace)
+    (job,) = slurm._submit_array(task, ["a=1"], parsed, tmp_path / "logs", "test")
+    log = tmp_path / "logs" / f"{job}_0_log.out"
+    wait_until(lambda: log.exists() and "training" in log.read_text(), 30, lambda: f"{job} does not start")
+    return job, log
+
+
+def urgent(ask):
+    return ask("sbatch", "--partition=urgent", "--cpus-per-task=2", "--output=/dev/null", "--wrap=true")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "stop",
+    [
+        lambda ask, job: ask("scancel", "--signal=USR2", job),
+        lambda ask, job: ask("scancel", "--signal=TERM", job),
+        lambda ask, job: ask("scontrol", "requeue", job),
+        lambda ask, job: ask("scancel", "--signal=USR2", job) + ask("scontrol", "requeue", job),
+        lambda ask, job: urgent(ask),
+        lambda ask, job: None,
+    ],
+    ids=["time limit's signal", "SIGTERM", "requeue", "signal and requeue", "preemption", "child alone"],
+)
+def test_a_stopped_task_writes_its_checkpoint_and_is_queued_again(ask, tmp_path, monkeypatch, stop, request):
+    if request.node.callspec.id == "child alone":
+        monkeypatch.setenv("ALONE", "1")
+    job, log = submit_child(tmp_path)
+    stop(ask, job)
+    wait_until(lambda: state(ask, job) == "PENDING", 60, lambda: f"{state(ask, job)}\n{log.read_text()}")
+    assert log.read_text().count("checkpoint written") == 1
+    start_now(ask, job)
+    wait_until(lambda: state(ask, job) == "COMPLETED", 60, lambda: f"{state(ask, job)}\n{log.read_text()}")
+    assert log.read_text().count("resumed --only=a=1") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("during_checkpoint", [False, True])
+def test_a_cancelled_task_writes_its_checkpoint_and_does_not_come_back(ask, tmp_path, during_checkpoint):
+    job, log = submit_child(tmp_path)
+    if during_checkpoint:
+        ask("scancel", "--signal=USR2", job)
+        time.sleep(0.5)
+    ask("scancel", job)
+    wait_until(lambda: state(ask, job) == "CANCELLED", 60, lambda: f"{state(ask, job)}\n{log.read_text()}")
+    assert log.read_text().count("checkpoint written") == 1
+
+
+@pytest.mark.slow
+def test_a_child_that_does_not_stop_in_time_is_killed_and_its_task_is_queued_again(ask, tmp_path, monkeypatch):
+    monkeypatch.setattr(slurm.Options, "grace", 1.0)
+    stubborn = CHILD.replace("while not stop and", "while")
+    job, log = submit_child(tmp_path, stubborn)
+    ask("scancel", "--signal=USR2", job)
+    wait_until(lambda: "Requeued job" in log.read_text(), 30, log.read_text)
+    wait_until(lambda: state(ask, job) == "PENDING", 60, lambda: f"{state(ask, job)}\n{log.read_text()}")
+    assert "checkpoint written" not in log.read_text()
+
+
+LONG = as_flags(SHRUNK | {"train.epochs": 100.0, "train.eval_every_epochs": 50.0, "train.checkpoint_every_steps": 50})
+TOTAL_STEPS = 600
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_sweep_is_an_array_whose_tasks_are_stopped_resumed_and_reported(ask, cluster, tmp_path):
+    # Eight virtual devices on a loaded machine can wait for each other for ever, inside XLA; that is not tested here.
+    cluster = cluster | {"JAX_NUM_CPU_DEVICES": "1"}
+    workdir = tmp_path / "runs"
+    args = [*ON_SLURM, *LONG, "--only", "bypass=none,seed=0,seed=1", "--workdir", str(workdir)]
+    args += ["--slurm", "partition=gpu,time=30,gpus=1,cpus=1"]
+    result = launch(*args, env=cluster)
+    assert result.returncode == 0, result.stderr
+    array = result.stdout.split("submitted job ")[1].split(":")[0]
+    assert "2 to do" in result.stdout
+    assert f"logs: {workdir / 'slurm'}" in result.stdout
+    assert "--report" in result.stdout
+    jobs = {f"bypass=none,seed={number}": f"{array}_{number}" for number in (0, 1)}
+    again = launch(*args, env=cluster)
+    assert again.returncode == 0, again.stderr
+    assert "already queued or running: bypass=none,seed=0, bypass=none,seed=1" in again.stdout
+    other = launch(*args, "--config.optimizer.peak_lr=0.5", env=cluster)
+    assert (other.returncode, "optimizer.peak_lr is 0.002 there, 0.5 here" in other.stderr) == (2, True)
+
+    def everything():
+        return "\n".join(
+            [ask("squeue", "--states=all"), *(log.read_text()[-3000:] for log in workdir.glob("slurm/*log*"))]
+        )
+
+    signals = {"bypass=none,seed=0": signal.SIGUSR2, "bypass=none,seed=1": signal.SIGTERM}
+
+    def stopped_in_training():
+        for run in list(signals):
+            if list((workdir / run).glob("checkpoints/*.safetensors")):
+                ask("scancel", f"--signal={signals.pop(run).name.removeprefix('SIG')}", jobs[run])
+        return not signals
+
+    wait_until(stopped_in_training, 200, everything)
+    wait_until(lambda: {state(ask, job) for job in jobs.values()} == {"PENDING"}, 120, everything)
+    for run, job in jobs.items():
+        assert json.loads((workdir / run / "status.json").read_text())["status"] == "preempted"
+        start_now(ask, job)
+    wait_until(lambda: {state(ask, job) for job in jobs.values()} == {"COMPLETED"}, 200, everything)
+
+    for run, job in jobs.items():
+        assert json.loads((workdir / run / "status.json").read_text())["status"] in ("done", "stalled")
+        assert len(json.loads((workdir / run / "run.json").read_text())["earlier_starts"]) == 1
+        assert "resumed at step" in (workdir / "slurm" / f"{job}_0_log.out").read_text()
+        metrics = [json.loads(line) for line in (workdir / run / "metrics.jsonl").read_text().splitlines()]
+        for split in ("train", "eval"):
+            steps = [record["step"] for record in metrics if record["split"] == split]
+            assert steps == sorted(set(steps))
+            assert steps[-1] == TOTAL_STEPS
+    result = launch(*args, "--report", env=cluster)
+    assert result.returncode == 0, result.stderr
+    report = json.loads((workdir / "report.json").read_text())
+    assert {row["name"]: row["n"] for row in report["rows"]} == {
+        "bypass=none": 2,
+        "bypass=simple": 0,
+        "bypass=complex": 0,
+    }
+    assert "nothing to submit" in launch(*args, env=cluster).stdout
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_a_failed_task_with_its_output_in_the_log(ask, cluster, tmp_path):
+    args = [*ON_SLURM, *LONG, "--config.train.batch_size=33", "--only", "bypass=none,seed=0"]
+    result = launch(*args, "--workdir", str(tmp_path / "runs"), env=cluster)
+    assert result.returncode == 0, result.stderr
+    job = result.stdout.split("submitted job ")[1].split(":")[0]
+    log = tmp_path / "runs" / "slurm" / f"{job}_0_log.err"
+    wait_until(lambda: state(ask, job) == "FAILED", 100, lambda: f"{state(ask, job)}\n{log.read_text()}")
+    assert "error: train.batch_size: 33 is not a multiple of the 8 devices" in log.read_text()
+    assert "bypass=none,seed=0: launch.py ended with 2" in log.read_text()
+
+
+def test_what_sbatch_refuses_is_one_line(ask, cluster, tmp_path):
+    result = launch(*ON_SLURM, "--slurm", "partition=no", "--workdir", str(tmp_path / "runs"), env=cluster)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert len(result.stderr.splitlines()) == 1
+    assert "nvalid partition" in result.stderr

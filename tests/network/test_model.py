@@ -1,0 +1,215 @@
+"""The modules against the tables and against an independent forward pass in NumPy."""
+
+import contextlib
+import functools
+import itertools
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from squeezenet_jax.network import lowering
+from squeezenet_jax.network.architecture import FireSpec, Metaparameters, build, trace
+from squeezenet_jax.network.model import Conv, FireBlock, SqueezeNet
+
+VARIANTS = [
+    {"version": version, "bypass": bypass, "stem": stem, "geometry": geometry}
+    for version, bypass, stem, geometry in itertools.product(
+        ("v1.0", "v1.1"), ("none", "simple", "complex"), ("card", "small"), ("same", "caffe", "torchvision")
+    )
+] + [{"version": "v1.0", "metaparameters": Metaparameters(squeeze_ratio=0.5, pct3x3=0.01)}]
+
+
+def network(arch, num_classes=10, **changes):
+    defaults = {"kernel_init": "he_uniform", "conv10_init": "same", "dtype": "float32"}
+    return SqueezeNet(arch, num_classes, **(defaults | changes))
+
+
+def abstract_params(model, size, channels=3):
+    image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    return flax.traverse_util.flatten_dict(params, sep="/")
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v.values())))
+def test_table_and_modules_agree_on_names_parameters_and_output(variant):
+    arch = build(**variant)
+    layers = trace(arch, image_size=64, num_classes=7)
+    sizes: dict[str, int] = {}
+    for name, leaf in abstract_params(network(arch, 7), 64).items():
+        layer = name.rpartition("/")[0]
+        sizes[layer] = sizes.get(layer, 0) + leaf.size
+    assert sizes == {layer.name: layer.params for layer in layers if layer.params}
+    image = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    logits, captured = jax.eval_shape(
+        lambda image: network(arch, 7).init_with_output(jax.random.key(0), image, mutable=True),
+        image,
+    )
+    shapes = flax.traverse_util.flatten_dict(captured["intermediates"])
+    assert {"/".join(path[:-1]): leaf[0].shape[1:] for path, leaf in shapes.items()} == {
+        layer.name: layer.shape for layer in layers if layer.params
+    }
+    assert logits.shape == (2, 7)
+
+
+@pytest.mark.parametrize("bypass", ["identity", "conv"])
+def test_with_zero_expand_kernels_a_bypass_is_all_that_is_left(bypass):
+    x = jax.random.normal(jax.random.key(0), (2, 5, 5, 16))  # negative values too: no ReLU may follow the sum
+    block = FireBlock(FireSpec(4, 8, 8, bypass), Conv, bypass_relu=False)
+    params = block.init(jax.random.key(1), x)["params"]
+    silent = {name: jax.tree.map(jnp.zeros_like, leaf) if "expand" in name else leaf for name, leaf in params.items()}
+    y = block.apply({"params": silent}, x)
+    if bypass == "identity":
+        np.testing.assert_array_equal(y, x)
+    else:
+        expected = jnp.einsum("bhwc,ck->bhwk", x, params["bypass"]["kernel"][0, 0]) + params["bypass"]["bias"]
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def conv(x, layer, *, stride=1, pad=((0, 0), (0, 0))):
+    """Direct convolution in float64, one output position at a time."""
+    kernel, bias = np.asarray(layer["kernel"], np.float64), np.asarray(layer["bias"], np.float64)
+    x = np.pad(x, ((0, 0), *pad, (0, 0)))
+    k = kernel.shape[0]
+    rows, cols = ((n - k) // stride + 1 for n in x.shape[1:3])
+    out = np.empty((len(x), rows, cols, kernel.shape[-1]))
+    for i, j in np.ndindex(rows, cols):
+        patch = x[:, i * stride : i * stride + k, j * stride : j * stride + k]
+        out[:, i, j] = np.tensordot(patch, kernel, 3) + bias
+    return out
+
+
+def pool(x, *, ceil):
+    count = [(int(np.ceil((n - 3) / 2)) if ceil else (n - 3) // 2) + 1 for n in x.shape[1:3]]
+    out = np.empty((len(x), *count, x.shape[-1]))
+    for i, j in np.ndindex(*count):
+        out[:, i, j] = x[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((1, 2))  # a slice ends at the border by itself
+    return out
+
+
+def reference(params, x, version, bypass, geometry):
+    """SqueezeNet written down once more, from the prototxt files and the paper's Sec. 6, with nothing shared."""
+    ceil, kernel = geometry != "same", {"v1.0": 7, "v1.1": 3}[version]
+    total = max((-(-x.shape[1] // 2) - 1) * 2 + kernel - x.shape[1], 0) if geometry == "same" else 0
+    border = (total // 2, total - total // 2)
+    x = pool(relu(conv(x, params["conv1"], stride=2, pad=(border, border))), ceil=ceil)
+    pooled_after = {"v1.0": (4, 8), "v1.1": (3, 5)}[version]
+    for number in range(2, 10):
+        fire = params[f"fire{number}"]
+        s = relu(conv(x, fire["squeeze1x1"]))
+        y = np.concatenate(
+            [relu(conv(s, fire["expand1x1"])), relu(conv(s, fire["expand3x3"], pad=((1, 1), (1, 1))))], -1
+        )
+        if bypass != "none" and number % 2:
+            y = y + x
+        elif bypass == "complex":
+            y = y + relu(conv(x, fire["bypass"]))
+        x = pool(y, ceil=ceil) if number in pooled_after else y
+    margin = 1 if geometry == "caffe" and version == "v1.0" else 0
+    return relu(conv(x, params["conv10"], pad=((margin, margin), (margin, margin)))).mean((1, 2))
+
+
+@pytest.mark.parametrize("geometry", ["same", "caffe", "torchvision"])
+@pytest.mark.parametrize("bypass", ["none", "simple", "complex"])
+@pytest.mark.parametrize("version", ["v1.0", "v1.1"])
+def test_equals_an_independent_forward_pass(version, bypass, geometry):
+    arch = build(version, bypass=bypass, geometry=geometry, width=0.25)
+    image = np.random.default_rng(0).normal(size=(2, 50, 50, 3))  # 50: pools of odd and even sizes
+    model = network(arch, 5)
+    params = model.init(jax.random.key(3), jnp.asarray(image, jnp.float32))["params"]
+    params = jax.tree.map(lambda leaf: leaf + 0.05, params)  # biases too
+    logits = model.apply({"params": params}, jnp.asarray(image, jnp.float32))
+    np.testing.assert_allclose(logits, reference(params, image, version, bypass, geometry), rtol=1e-4, atol=1e-5)
+
+
+def test_pool_before_the_bias_is_pool_behind_the_relu():
+    """Values to the bit; gradients to rounding (the bias's adds up in another order)."""
+    conv = Conv(8, (3, 3))
+    x = jax.random.normal(jax.random.key(0), (2, 11, 12, 3))
+    params = conv.init(jax.random.key(1), x)["params"] | {"bias": jnp.linspace(-1, 1, 8)}
+    pool = functools.partial(lowering.max_pool, ceil=True)
+
+    def before(params):
+        return jax.nn.relu(conv.apply({"params": params}, x, pool))
+
+    def behind(params):
+        return pool(jax.nn.relu(conv.apply({"params": params}, x)))
+
+    np.testing.assert_array_equal(before(params), behind(params))
+    gradients = [jax.grad(lambda params, f=f: (f(params) ** 2).sum())(params) for f in (before, behind)]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), *gradients)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("form", [contextlib.nullcontext, lowering.portable])
+@pytest.mark.parametrize("bypass", ["none", "identity", "conv"])
+def test_fire_block_with_a_pool_is_the_pool_of_a_fire_block(bypass, form, dtype):
+    block = FireBlock(FireSpec(4, 8, 8, bypass), functools.partial(Conv, dtype=jnp.dtype(dtype)), bypass_relu=True)
+    x = jax.random.normal(jax.random.key(0), (2, 11, 12, 16)).astype(dtype)
+    params = jax.tree.map(lambda leaf: leaf + 0.05, block.init(jax.random.key(1), x)["params"])  # biases too
+    pool = functools.partial(lowering.max_pool, ceil=True)
+
+    def inside(params, x):
+        return lowering.join(block.apply({"params": params}, x, pool))
+
+    def behind(params, x):
+        return lowering.join(jax.tree.map(pool, block.apply({"params": params}, x)))
+
+    with form():
+        np.testing.assert_array_equal(inside(params, x).astype("float32"), behind(params, x).astype("float32"))
+        inner, outer = (
+            jax.grad(lambda *args, f=f: (f(*args).astype("float32") ** 2).sum(), argnums=(0, 1))(params, x)
+            for f in (inside, behind)
+        )
+    for one, other in zip(jax.tree.leaves(inner), jax.tree.leaves(outer), strict=True):
+        atol = (1e-5 if dtype == "float32" else 2e-2) * float(jnp.abs(other).max())
+        np.testing.assert_allclose(one.astype("float32"), other.astype("float32"), atol=atol)
+
+
+def test_bfloat16_activations_float32_parameters_and_logits():
+    model = network(build("v1.1", stem="small", width=0.25), dtype="bfloat16")
+    image = jnp.ones((1, 16, 16, 3))
+    params = model.init(jax.random.key(0), image)["params"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    logits, captured = model.apply({"params": params}, image, capture_intermediates=True)
+    assert logits.dtype == jnp.float32
+    convolution = captured["intermediates"]["conv10"]["__call__"][0]
+    assert convolution.dtype == jnp.bfloat16
+
+
+def test_dropout_needs_a_key_and_belongs_to_the_example():
+    model = network(build("v1.1", stem="small", width=0.125))
+    image = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    params = model.init(jax.random.key(0), image)["params"]
+    still = [model.apply({"params": params}, image) for _ in range(2)]
+    np.testing.assert_array_equal(*still)
+    keys = jax.random.split(jax.random.key(1), 3)
+    first, again, other = (
+        model.apply({"params": params}, image, keys[jnp.array(two)]) for two in ([0, 1], [0, 1], [2, 1])
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other)[0].max() > 0
+    np.testing.assert_allclose(first[1], other[1], rtol=1e-6)  # its own key decides
+
+
+# U(-a, a) with variance scale / fan: a = sqrt(3 scale / fan). conv1 of v1.1 has fan-in 27, fan-out 576.
+@pytest.mark.parametrize(
+    ("kernel_init", "bound"),
+    [
+        ("lecun_uniform", (3 / 27) ** 0.5),  # Caffe's "xavier"
+        ("he_uniform", (6 / 27) ** 0.5),  # torchvision's kaiming_uniform_
+        ("glorot_uniform", (6 / (27 + 576)) ** 0.5),  # the card's
+    ],
+)
+def test_initialisers(kernel_init, bound):
+    model = network(build("v1.1"), kernel_init=kernel_init, conv10_init="normal_0.01")
+    params = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    assert np.abs(params["conv1"]["kernel"]).max() == pytest.approx(bound, rel=0.01)
+    assert np.std(params["conv10"]["kernel"]) == pytest.approx(0.01, rel=0.05)
+    assert not any(leaf.any() for name, leaf in flax.traverse_util.flatten_dict(params).items() if name[-1] == "bias")

@@ -1,0 +1,47 @@
+"""Augmentation inside the compiled step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from squeezenet_jax.training.augment import crop_and_flip, normalize
+
+IMAGE = jnp.arange(1, 1 + 4 * 6 * 6 * 2, dtype=jnp.uint8).reshape(4, 6, 6, 2)
+
+
+def keys(count, seed=0):
+    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(count))
+
+
+def test_normalize_is_torchvisions_formula():
+    got = normalize(IMAGE, (0.5, 0.25), (0.1, 0.2))
+    np.testing.assert_allclose(got[1, 2, 3, 1], (int(IMAGE[1, 2, 3, 1]) / 255 - 0.25) / 0.2, rtol=1e-5)
+
+
+def test_every_crop_is_a_shifted_and_maybe_mirrored_image():
+    out = np.asarray(crop_and_flip(jnp.tile(IMAGE[:1], (200, 1, 1, 1)), keys(200), padding=2, flip=True))
+    padded = np.pad(np.asarray(IMAGE[0]), ((2, 2), (2, 2), (0, 0)))
+    seen = set()
+    for image in out:
+        matches = [
+            (top, left, mirrored)
+            for top in range(5)
+            for left in range(5)
+            for mirrored in (False, True)
+            if np.array_equal(padded[top : top + 6, left : left + 6][:, :: -1 if mirrored else 1], image)
+        ]
+        assert len(matches) == 1
+        seen.add(matches[0])
+    assert len(seen) == pytest.approx(50, abs=5)  # of 5 x 5 x 2; 200 draws miss about one
+
+
+def test_an_example_is_augmented_the_same_wherever_it_stands_in_a_batch():
+    key_B = keys(4)
+    whole = crop_and_flip(IMAGE, key_B, padding=2, flip=True)
+    order = jnp.array([2, 0, 3, 1])
+    np.testing.assert_array_equal(crop_and_flip(IMAGE[order], key_B[order], padding=2, flip=True), whole[order])
+
+
+def test_without_crop_and_flip_nothing_changes():
+    np.testing.assert_array_equal(crop_and_flip(IMAGE, keys(4), padding=0, flip=False), IMAGE)

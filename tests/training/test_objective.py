@@ -1,0 +1,47 @@
+"""Loss and metrics, against scikit-learn and plain counting."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss, top_k_accuracy_score
+
+from squeezenet_jax.training import objective
+
+
+def test_means_equal_scikit_learn():
+    rng = np.random.default_rng(0)
+    logits, label = rng.normal(size=(200, 12)).astype(np.float32), rng.integers(0, 12, 200)
+    means = objective.means(objective.total([objective.tally(jnp.asarray(logits), jnp.asarray(label), jnp.ones(200))]))
+    probabilities = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities = (probabilities / probabilities.sum(1, keepdims=True)).astype(np.float64)
+    assert means["loss"] == pytest.approx(log_loss(label, probabilities, labels=range(12)), rel=1e-5)
+    assert means["top1"] == pytest.approx(top_k_accuracy_score(label, logits, k=1, labels=range(12)))
+    assert means["top5"] == pytest.approx(top_k_accuracy_score(label, logits, k=5, labels=range(12)))
+    assert means["count"] == 200
+
+
+def test_masked_examples_count_nothing_whatever_they_hold():
+    logits = jnp.array([[2.0, 1.0], [jnp.nan, jnp.inf], [0.0, 3.0]])
+    label, mask = jnp.array([0, 1, 0]), jnp.array([1, 0, 1])
+    tally = objective.tally(logits, label, mask)
+    assert (tally["count"], tally["top1"]) == (2, 1)
+    assert tally["loss"] == pytest.approx(math.log1p(math.exp(-1)) + math.log1p(math.exp(3)), rel=1e-6)
+
+
+def test_equal_logits_score_chance_and_not_everything():
+    label = jnp.arange(10)
+    rank = objective.label_rank(jnp.zeros((10, 10)), label)
+    np.testing.assert_array_equal(rank, label)  # argmax's order: a dead network answers class 0
+
+
+def test_a_row_with_a_nan_is_never_a_hit():
+    for logits in (jnp.full((1, 3), jnp.nan), jnp.array([[1.0, 2.0, jnp.nan]])):
+        tally = objective.tally(logits, jnp.array([1]), jnp.ones(1))
+        assert (tally["top1"], tally["top5"]) == (0, 0)
+
+
+def test_tallies_add_up_exactly_beyond_float32():
+    million = [{"top1": np.int32(1), "count": np.int32(2**24 + 1), "loss": np.float32(1), "top5": np.int32(1)}] * 3
+    assert objective.total(million)["count"] == 3 * (2**24 + 1)

@@ -1,0 +1,304 @@
+"""The properties that make a run trustworthy: reproducible on any number of devices, resumable, exact, judged."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from damage import cut_off, empty, flip_a_bit
+from jax.sharding import AxisType
+
+from squeezenet_jax.data import sources
+from squeezenet_jax.data.batches import EvalBatches, TrainBatches
+from squeezenet_jax.data.loader import Loader
+from squeezenet_jax.runs import checkpoint
+from squeezenet_jax.runs.directory import RunDirectory
+from squeezenet_jax.system import devices
+from squeezenet_jax.training import monitor, objective, train
+from squeezenet_jax.training.steps import build_model, compile_steps
+
+
+class Silent:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self):
+        self.records, self.notices, self.starts = [], [], []
+
+    def start(self, step, total_steps):
+        self.starts.append((step, total_steps))
+
+    def record(self, record):
+        self.records.append(record)
+
+    def notice(self, text):
+        self.notices.append(text)
+
+
+def run(settings, path, should_stop=lambda: False):
+    """Trains; returns status, final parameters, metrics and reporter."""
+    directory, reporter = RunDirectory(path), Silent()
+    path.mkdir(parents=True, exist_ok=True)
+    status = train.train(settings, directory, reporter, should_stop)
+    return status, final_params(path), directory.read_metrics(), reporter
+
+
+def stop_at(question):
+    """A `should_stop` that says so from its nth question on.
+
+    A run of the `tiny` settings asks after each of its 12 steps, and before each of the two batches of the
+    evaluations after steps 6 and 12: question 9 is the first after step 7.
+    """
+    questions = iter(range(1, 100))
+    return lambda: next(questions) >= question
+
+
+def final_params(path):
+    newest = checkpoint.read_newest(path / "checkpoints")
+    return newest and {name: x for name, x in newest[1].items() if name.startswith("params/")}
+
+
+def assert_equal(a, b, **tolerance):
+    compare = np.testing.assert_allclose if tolerance else np.testing.assert_array_equal
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(lambda x, y: compare(x, y, **tolerance), a, b)
+
+
+def curve(metrics, split="train", name="loss"):
+    return [(record["step"], record[name]) for record in metrics if record["split"] == split]
+
+
+@pytest.fixture
+def on_devices(monkeypatch):
+    """Makes training use the first n devices."""
+
+    def use(count):
+        mesh = jax.make_mesh((count,), ("data",), devices=jax.devices()[:count], axis_types=(AxisType.Auto,))
+        monkeypatch.setattr(devices, "data_mesh", lambda: mesh)
+
+    return use
+
+
+def test_eight_devices_are_there():
+    assert devices.data_mesh().size == 8
+
+
+def test_one_and_eight_devices_train_the_same(tiny, tmp_path, on_devices):
+    # SGD: Adam divides by gradients near 0 and turns rounding into steps
+    settings = tiny(optimizer__name="sgd", optimizer__peak_lr=0.05, data__crop_padding=1)
+    results = []
+    for count in (1, 8):
+        on_devices(count)
+        results.append(run(settings, tmp_path / str(count)))
+    (_, params_1, metrics_1, _), (_, params_8, metrics_8, _) = results
+    np.testing.assert_allclose(curve(metrics_1), curve(metrics_8), rtol=1e-5)
+    assert curve(metrics_1, "eval", "count") == curve(metrics_8, "eval", "count") == [(6, 50), (12, 50)]
+    assert_equal(params_1, params_8, rtol=1e-3, atol=1e-5)
+
+
+def test_same_seed_same_bits_other_seed_other_curve(tiny, tmp_path):
+    _, params, metrics, _ = run(tiny(), tmp_path / "a")
+    _, again, metrics_again, _ = run(tiny(), tmp_path / "b")
+    _, _, other, _ = run(tiny(seed=1), tmp_path / "c")
+    assert_equal(params, again)
+    assert curve(metrics) == curve(metrics_again)
+    assert curve(metrics) != curve(other)
+
+
+def test_stopped_and_started_again_ends_with_the_same_bits(tiny, tmp_path):
+    settings = tiny()
+    uninterrupted_status, uninterrupted, metrics, _ = run(settings, tmp_path / "whole")
+    total_steps = 12
+    moments = {1: 1, 4: 4, 5: 5, 6: 6, 8: 6, 13: 11, 16: 12}
+    for question, step in moments.items():  # before, at and after log lines, checkpoints and evaluations; in those
+        path = tmp_path / str(question)
+        status, *_ = run(settings, path, stop_at(question))
+        assert status == "preempted"
+        status, resumed, metrics_resumed, reporter = run(settings, path)
+        assert reporter.starts == [(step, total_steps)]
+        assert status == uninterrupted_status
+        assert_equal(uninterrupted, resumed)
+        assert curve(metrics, "eval") == curve(metrics_resumed, "eval")
+        steps = [step for step, _ in curve(metrics_resumed)]
+        assert steps == sorted(set(steps))
+        assert steps[-1] == total_steps
+
+
+def test_resuming_needs_only_the_checkpoint(tiny, tmp_path):
+    """A kill between two checkpoints loses the steps since the older one, and they are taken again."""
+    settings = tiny()
+    _, uninterrupted, metrics, _ = run(settings, tmp_path / "whole")
+    run(settings, tmp_path / "cut", stop_at(5))
+    directory = RunDirectory(tmp_path / "cut")
+    directory.append_metrics({"split": "train", "step": 8, "loss": 0.0})  # written after the checkpoint of step 5
+    with (directory.path / "metrics.jsonl").open("a") as file:
+        file.write('{"split": "tra')
+    _, resumed, metrics_resumed, _ = run(settings, tmp_path / "cut")
+    assert_equal(uninterrupted, resumed)
+    assert curve(metrics) == curve(metrics_resumed)
+
+
+def test_an_evaluation_that_fails_costs_no_step(tiny, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(train.EvalBatches, "batch_at", fail)
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(tiny(train__checkpoint_every_steps=100), tmp_path)
+    assert checkpoint.steps(tmp_path / "checkpoints") == [6]
+
+
+def test_a_step_that_is_saved_is_saved_before_its_evaluation(tiny, tmp_path, monkeypatch):
+    saved, evaluate = [], train.evaluate
+
+    def watched(*arguments):
+        saved.append(checkpoint.steps(tmp_path / "checkpoints")[-1])
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(train, "evaluate", watched)
+    run(tiny(train__checkpoint_every_steps=6), tmp_path)
+    assert saved == [6, 12]
+
+
+@pytest.mark.parametrize("damage", [cut_off, flip_a_bit, empty])
+def test_an_unreadable_checkpoint_is_moved_aside_and_the_one_before_is_used(tiny, tmp_path, damage):
+    settings = tiny()
+    _, uninterrupted, _, _ = run(settings, tmp_path / "whole")
+    run(settings, tmp_path / "cut", stop_at(11))
+    damage(tmp_path / "cut/checkpoints/9.safetensors")
+    _, resumed, _, reporter = run(settings, tmp_path / "cut")
+    assert reporter.starts == [(5, 12)]
+    assert "checkpoint 9 is unreadable" in reporter.notices[0]
+    assert (tmp_path / "cut/checkpoints/9.unreadable").is_file()
+    assert_equal(uninterrupted, resumed)
+
+
+def test_evaluation_is_exact_whatever_the_batch_size(tiny):
+    settings = tiny(model__dropout=0.0)
+    source = sources.load(settings.data, "eval_split")
+    assert len(source) == 50
+    mesh, results = devices.data_mesh(), []
+    for batch_size in (8, 32):  # 50 is a multiple of neither
+        changed = dataclasses.replace(settings.train, eval_batch_size=batch_size)
+        steps = compile_steps(dataclasses.replace(settings, train=changed), 10, 6.0, mesh)
+        params = jax.device_put(steps.init(jax.random.key(0)), devices.replicated(mesh))
+        batches = EvalBatches(source, batch_size)
+        stream = Loader({"eval": [batches.batch_at]}, None, print).stream("eval", range(len(batches)))
+        results.append(train.evaluate(steps, params, stream, mesh))
+    model = build_model(settings)
+    mean, std = settings.data.mean[0], settings.data.std[0]
+    logits = model.apply(
+        {"params": jax.device_get(params)}, jnp.asarray((source.image / 255 - mean) / std, jnp.float32)
+    )
+    top1 = float(np.mean(np.argmax(logits, -1) == source.label))
+    loss = -np.mean(np.asarray(jax.nn.log_softmax(logits))[np.arange(50), source.label])
+    for result in results:
+        assert (result["count"], result["top1"]) == (50, pytest.approx(top1))
+        assert result["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_seeds_share_one_compilation(tiny, tmp_path):
+    compile_steps.cache_clear()
+    compiled = []
+
+    def listen(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        run(tiny(seed=0), tmp_path / "0")
+        assert compiled
+        compiled.clear()
+        for seed in (1, 2):
+            run(tiny(seed=seed), tmp_path / str(seed))
+        assert not compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_a_compiled_step_refuses_other_shapes_instead_of_compiling_again(tiny):
+    settings, mesh = tiny(), devices.data_mesh()
+    steps = compile_steps(settings, 12, 6.0, mesh)
+    batches = TrainBatches(sources.load(settings.data, "train_split"), 8, 0)
+    (batch,) = Loader({"train": [batches.batch_at]}, None, print).stream("train", [0])
+    key = devices.run_key(0, mesh)
+    state = steps.begin(steps.init(jax.random.key(0)))
+    with pytest.raises(TypeError, match="compiled"):
+        steps.train(state, devices.put_batch(batch, mesh), key)
+
+
+def test_the_loop_lets_nothing_cross_between_host_and_device_unasked(tiny, tmp_path):
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        run(tiny(), tmp_path, should_stop=lambda: bool((jnp.arange(3) + np.ones(3)).sum() > 99))
+
+
+def test_the_host_fetches_a_window_only_when_the_next_one_is_under_way(tiny, tmp_path, monkeypatch):
+    settings = tiny(train__log_every_steps=3, train__checkpoint_every_steps=100, train__eval_every_epochs=2.0)
+    events = []
+    add, total = monitor.Monitor.add, objective.total
+    monkeypatch.setattr(
+        monitor.Monitor, "add", lambda self, step, tally: (events.append(f"dispatched {step}"), add(self, step, tally))
+    )
+
+    def watched(tallies):
+        events.append(f"fetched {len(tallies)}")
+        return total(tallies)
+
+    monkeypatch.setattr(objective, "total", watched)
+    run(settings, tmp_path)
+    first_fetch = events.index("fetched 3")
+    assert events[first_fetch - 1] == "dispatched 6"  # steps 1 to 3, while 4 to 6 have been dispatched
+    assert events.count("fetched 3") == 4
+
+
+def watched(tiny, tmp_path, losses):
+    """A monitor that has been told of one step with each of these losses."""
+    reporter = Silent()
+    settings = tiny(train__log_every_steps=1, train__epochs=8.0)
+    watch = monitor.Monitor(settings, RunDirectory(tmp_path), reporter, 1.0, lambda: 0.0)
+    for step, loss in enumerate(losses, start=1):
+        one = {"top1": 0, "top5": 1, "count": 2, "grad_norm": 0.0, "learning_rate": 0.1}
+        watch.add(step, {name: np.float32(value) for name, value in (one | {"loss": 2 * loss}).items()})
+    watch.flush()
+    return watch, reporter
+
+
+def test_a_loss_that_stays_at_ln_k_is_reported_once_loudly_and_marks_the_run(tiny, tmp_path):
+    watch, reporter = watched(tiny, tmp_path, [math.log(10) + 0.01] * 8)
+    assert watch.stalled
+    assert len(reporter.notices) == 1
+    assert "STALLED" in reporter.notices[0]
+    assert "model.kernel_init" in reporter.notices[0]
+
+
+def test_a_loss_that_leaves_ln_k_is_not_stalled(tiny, tmp_path):
+    watch, reporter = watched(tiny, tmp_path, [math.log(10), 2.0, 1.0, 0.5])
+    assert not watch.stalled
+    assert not reporter.notices
+
+
+def test_a_stalled_run_is_marked_so_by_training(tiny, tmp_path):
+    status, *_ = run(tiny(train__stall_margin=5.0), tmp_path)
+    assert status == "stalled"
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tiny, tmp_path):
+    settings = tiny(optimizer__name="sgd", optimizer__peak_lr=1e30, optimizer__clip_norm=0.0, model__conv10_relu=False)
+    status, params, metrics, _ = run(settings, tmp_path)
+    assert status == "diverged"
+    assert metrics[-1]["loss"] is None  # JSON has no NaN
+    assert params is None or all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_an_evaluation_that_is_not_finite_ends_the_run_too(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "evaluate", lambda *_: {"loss": math.nan, "top1": 0.0, "top5": 0.0, "count": 50})
+    assert run(tiny(), tmp_path)[0] == "diverged"
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused(tiny, tmp_path):
+    from squeezenet_jax.system.errors import UserError
+
+    with pytest.raises(UserError, match=r"train\.batch_size: 12 is not a multiple of the 8 devices"):
+        run(tiny(train__batch_size=12), tmp_path)
