@@ -27,10 +27,27 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def use_float32() -> None:
+    """Whatever JAX_ENABLE_X64 says: training in float64 would be another result, and checkpoints of another type."""
+    jax.config.update("jax_enable_x64", False)
+
+
+def available() -> list[jax.Device]:
+    """All devices, in every process. Raises `UserError` where those that JAX_PLATFORMS asks for are not there."""
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the second, without a word, where a plugin is not installed
+        asked, reason = os.environ.get("JAX_PLATFORMS", ""), " ".join(str(error).split())[:200]
+        raise UserError(
+            f"JAX_PLATFORMS: {asked!r} cannot be had here{reason and f' ({reason})'}; unset it to use the devices that "
+            'there are, or install jax for it: pip install -U "jax[cuda13]" or "jax[tpu]"'
+        ) from None
+
+
 @functools.cache
 def data_mesh() -> Mesh:
     """All devices in a row, those of a process side by side, so that it holds one stretch of a batch."""
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    devices = sorted(available(), key=lambda device: (device.process_index, device.id))
     # Auto, not the default Explicit: dropout's mask has no sharding of its own, which Explicit refuses.
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 

@@ -1,0 +1,93 @@
+"""Output that survives where it goes: a pipe that closes, an encoding without ±, a name that is no text, Ctrl-C."""
+
+import codecs
+import os
+import sys
+from collections.abc import Callable
+from typing import IO, Any
+
+from squeezenet_jax.system.errors import UserError
+
+WRONG_INPUT, INTERRUPTED = 2, 130  # exit codes; the second as a shell has it for Ctrl-C
+PIPE_COLUMNS = 200  # a file or another program has no width, and nothing should be cut for it
+# What reports print, for encodings that do not have it.
+PLAIN = {"±": "+/-", "−": "-", "–": "-", "Δ": "delta", "†": "*", "‡": "**", "×": "x", "→": "->", "…": "..."}
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(PLAIN.get(c) or codecs.backslashreplace_errors(_only(error, c))[0] for c in missing), error.end
+
+
+def _only(error: UnicodeEncodeError, character: str) -> UnicodeEncodeError:
+    return UnicodeEncodeError(error.encoding, character, 0, 1, error.reason)
+
+
+codecs.register_error("squeezenet_jax.plain", _plain)
+
+
+def prepare_output() -> None:
+    """Lets stdout and stderr print whatever there is: what their encoding lacks, or is no text, in another spelling."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not where a test or a notebook has put something else in their place
+            stream.reconfigure(errors="squeezenet_jax.plain")
+
+
+def columns(stream: IO[str]) -> int | None:
+    """How wide rich should think this stream is; None: as wide as the terminal that it is."""
+    return None if stream.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS
+
+
+class Pipe:
+    """stdout whose reader may leave (`| head -1`): `on_closed` is called once; what is printed then goes nowhere."""
+
+    def __init__(self, stream: IO[str], on_closed: Callable[[], None]) -> None:
+        self._stream, self._on_closed = stream, on_closed
+
+    def write(self, text: str) -> int:
+        return self._try(lambda: self._stream.write(text)) or len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except BrokenPipeError:
+            discard(self._stream)
+            self._on_closed()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def discard(stream: IO[str]) -> None:
+    """Sends what is, or will be, written to a stream with a closed reader nowhere; Python flushes it at its exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def exit_code(main: Callable[[], int]) -> int:
+    """What `main` returns; one line on stderr and a code for whatever a person did or can mend."""
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard(sys.stdout)
+        return 0  # the reader has what it wanted
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except UserError as error:
+        return _refused(str(error))
+    except OSError as error:
+        return _refused(f"{error.filename or 'input or output'}: {error.strerror or error}")
+    return code
+
+
+def _refused(reason: str) -> int:
+    print(f"error: {reason}", file=sys.stderr)
+    return WRONG_INPUT
