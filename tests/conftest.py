@@ -26,7 +26,9 @@ from absl import flags
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-pytest.register_assert_rewrite("trainings")  # of survival/: what differs is shown, as where a test itself asserts
+pytest.register_assert_rewrite(
+    "trainings", "several_processes"
+)  # what differs is shown, as where a test itself asserts
 
 from tiny_settings import make_settings
 
