@@ -12,13 +12,14 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
 
-from squeezenet_jax import report
+from squeezenet_jax import report, settings
 from squeezenet_jax.experiment import slurm, sweep
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.system import malloc, processes
@@ -35,13 +36,14 @@ LAUNCHER = flags.DEFINE_string("launcher", "local", "Where runs run: local, or s
 SLURM = flags.DEFINE_string("slurm", "", "Options of --launcher slurm: partition=gpu,time=240,gpus=1")
 REPORT = flags.DEFINE_bool("report", False, "Compare what is in the workdir by now, and stop.")
 
+CONFIG_FLAGS = ("--config", "-config")
 EXIT_WRONG_INPUT = 2
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: run the same command again
 
 
 def main(argv: list[str]) -> int:
     if {"-h", "--help"} & set(argv):
-        print(f"{__doc__}\n{flags.FLAGS.main_module_help()}")
+        print(f"{__doc__}\n{flags.FLAGS.main_module_help()}\n\n{settings_help(argv)}")
         return 0
     whole = parse(argv)
     plan = whole.only(ONLY.value) if ONLY.value else whole
@@ -113,11 +115,26 @@ def parse(argv: list[str]) -> sweep.Plan:
     return sweep.plan(experiment, preset, CONFIG.value.to_dict(), overridden)
 
 
+def settings_help(argv: list[str]) -> str:
+    """A line for each setting, with its value in the experiment and preset of --config where there is one."""
+    here: dict[str, Any] = {}
+    if any(arg.partition("=")[0] in CONFIG_FLAGS for arg in argv[1:]):
+        path, preset = _experiment_argument(argv)
+        experiment = sweep.load_experiment(path)
+        here = sweep.flatten(experiment.get_config(*[preset] if preset else []).to_dict())
+    lines = ["Settings, as --config.NAME=VALUE (docs/settings.md has the same list):"]
+    for name, type_, default, rule in settings.ROWS:
+        differs = f"; here {here[name]!r}" if here.get(name, default) != default else ""
+        allowed = f"; {rule.allowed}" if rule.allowed else ""
+        lines.append(f"  {name}: {rule.meaning}\n      ({type_}{allowed}; default {default!r}{differs})")
+    return "\n".join(lines)
+
+
 def _experiment_argument(argv: list[str]) -> tuple[str, str]:
     """(path, preset) of --config; the preset may be empty."""
     for arg, following in zip(argv[1:], [*argv[2:], ""], strict=False):
         name, equals, value = arg.partition("=")
-        if name in ("--config", "-config"):
+        if name in CONFIG_FLAGS:
             path, _, preset = (value if equals else following).partition(":")
             return path, preset
     raise UserError("--config is missing; example: python launch.py --config experiments/bypass.py")

@@ -1,68 +1,60 @@
-"""Typed settings of one run, and the strict conversion of a config into them. Standard library only.
+"""Settings of one run, each declared once: type, default, meaning, allowed values. Standard library only.
 
-The one place where a config (nested mapping) becomes frozen dataclasses; the rest of the package never sees a
-ConfigDict. Every field is required here: `experiments/base.py` owns every default.
+A default is the paper's, the model card's (GoogleCloudPlatform/keras-idiomatic-programmer, zoo/squeezenet) or none at
+all; recipes stand in the presets of `experiments/base.py`. `from_config` is the one place where a config (nested
+mapping) becomes frozen dataclasses; the rest of the package never sees a ConfigDict. A file that was written before a
+field existed gets its default, so the default of a new field is what was in effect before.
+
+`python -m squeezenet_jax.settings > docs/settings.md` writes the page that lists them.
 """
 
 import dataclasses
-import math
-import types
-import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from squeezenet_jax.network import architecture
-from squeezenet_jax.network.architecture import Architecture, Metaparameters
-from squeezenet_jax.system.errors import UserError, check_choice, unknown
+from squeezenet_jax.network.architecture import BYPASSES, GEOMETRIES, STEMS, VERSIONS, Architecture, Metaparameters
+from squeezenet_jax.system import fields
+from squeezenet_jax.system.errors import UserError
+from squeezenet_jax.system.fields import require, setting
 
 KERNEL_INITS = ("glorot_uniform", "lecun_uniform", "he_uniform", "lsuv")
 CONV10_INITS = ("same", "normal_0.01")
-STARTS = ("init_from", "scratch")
 FREEZES = ("none", "conv1", *(f"fire{number}" for number in range(2, 10)))
-DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "linear", "poly", "constant")
-CROPS = ("whole", "random_resized")
 DECODERS = ("auto", "pillow", "simplejpeg")
-# Fields that say where and how things are done and do not change a result.
-PLACES = {"data.dir", "data.workers", "train.hang_minutes"}
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
-    """The network; `architecture` makes its table."""
+    """The network, and the weights that it starts from."""
 
-    version: str
-    stem: str
-    geometry: str
-    width: float
-    bypass: str
-    bypass_relu: bool
-    conv10_relu: bool
-    base_e: int
-    incr_e: int
-    freq: int
-    squeeze_ratio: float
-    pct3x3: float
-    dropout: float
-    kernel_init: str
-    lsuv_std: float
-    conv10_init: str
-    init_from: str
-    start: str
-    freeze: str
-    dtype: str
+    version: str = setting("v1.0", "layer table: the paper's, or DeepScale's smaller v1.1", choices=VERSIONS)
+    stem: str = setting("card", "the version's, for 224 px; small, for 8 to 64: 3x3, stride 1, no pool", choices=STEMS)
+    geometry: str = setting("same", "borders of stem, pools and conv10; same: the model card's", choices=GEOMETRIES)
+    width: float = setting(1.0, "multiplies the filters of conv1 and of the fires", above=0)
+    bypass: str = setting("none", "connections around fires (paper Sec. 6)", choices=BYPASSES)
+    bypass_relu: bool = setting(True, "ReLU on a complex bypass's 1x1 convolution; the paper leaves it open")
+    conv10_relu: bool = setting(True, "ReLU between conv10 and the global average")
+    base_e: int = setting(128, "expand filters of the first fire (metaparameters: paper Sec. 5.1)", low=2)
+    incr_e: int = setting(128, "how many are added every model.freq fires", low=0)
+    freq: int = setting(2, "fires with the same number of expand filters", low=1)
+    squeeze_ratio: float = setting(0.125, "squeeze filters / expand filters", above=0)
+    pct3x3: float = setting(0.5, "share of the expand filters that are 3x3", above=0, below=1)
+    dropout: float = setting(0.5, "share of the last fire's outputs that training sets to 0", low=0, below=1)
+    kernel_init: str = setting("glorot_uniform", "the card's; lecun: Caffe's; he: torchvision's", choices=KERNEL_INITS)
+    lsuv_std: float = setting(1.0, "standard deviation that lsuv gives to the output of every layer", above=0)
+    conv10_init: str = setting("same", "as the rest; normal_0.01: Caffe's, torchvision's", choices=CONV10_INITS)
+    init_from: str = setting("", "weights to start from: a file that `convert` reads or a run's directory; empty: none")
+    start: str = setting("init_from", "from those weights, if any, or from scratch", choices=("init_from", "scratch"))
+    freeze: str = setting("none", "last module that keeps the weights it started from", choices=FREEZES)
+    dtype: str = setting("float32", "of activations; parameters are float32", choices=("float32", "bfloat16"))
 
     def __post_init__(self) -> None:
-        check_choice("model.kernel_init", self.kernel_init, KERNEL_INITS)
-        check_choice("model.conv10_init", self.conv10_init, CONV10_INITS)
-        check_choice("model.dtype", self.dtype, DTYPES)
-        check_choice("model.start", self.start, STARTS)
-        check_choice("model.freeze", self.freeze, FREEZES)
+        fields.check(self, "model")
         if self.freeze != "none" and not self.weights:
             raise UserError(f"model.freeze: {self.freeze} is not allowed without weights; set model.init_from")
-        _check("model.dropout", self.dropout, 0 <= self.dropout < 1, "at least 0 and below 1")
-        _check("model.lsuv_std", self.lsuv_std, self.lsuv_std > 0, "above 0")
 
     @property
     def weights(self) -> str:
@@ -93,112 +85,89 @@ class ModelSettings:
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-    name: str
-    dir: str
-    train_split: str
-    eval_split: str
-    image_size: int
-    channels: int
-    num_classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop: str
-    crop_min_area: float
-    eval_resize: int
-    crop_padding: int
-    flip: bool
-    decoder: str
-    workers: int
+    """The images, and what is done to them before the network sees them."""
+
+    name: str = setting("imagenet2012", "digits, fashion_mnist, folder, or what `prepare` or TFDS put into data.dir")
+    dir: str = setting("~/tensorflow_datasets", "TFDS's; of folder: the one with `train/<class>/`", decides=False)
+    train_split: str = setting("train", "a split, or a part: train[:80%], train[80%:], train[100:200]")
+    eval_split: str = setting("", "the same; empty: test, or validation where there is no test")
+    image_size: int = setting(224, "px; smaller images are enlarged to it", low=1)
+    channels: int = setting(3, "1 (grey) or 3 (RGB)", low=1)
+    num_classes: int = setting(0, "0: as many as the dataset has", low=0)
+    mean: tuple[float, ...] = setting((0.0,), "of pixels in 0..1, for each channel or all; subtracted", low=0, high=1)
+    std: tuple[float, ...] = setting((1.0,), "what they are then divided by", above=0)
+    crop: str = setting("whole", "the image, squashed; or Inception's crops", choices=("whole", "random_resized"))
+    crop_min_area: float = setting(0.08, "of random_resized: the smallest crop's share of the image", above=0, high=1)
+    eval_resize: int = setting(256, "of random_resized: px of the short side, whose centre is evaluated")
+    crop_padding: int = setting(0, "px of zeros around an image, for random crops of its own size; 0: none", low=0)
+    flip: bool = setting(False, "mirrors half of the images")
+    decoder: str = setting("auto", "of JPEG files; auto: simplejpeg where it is installed", choices=DECODERS)
+    workers: int = setting(0, "processes that decode; 0: threads, one for each core", low=0, decides=False)
 
     def __post_init__(self) -> None:
-        check_choice("data.crop", self.crop, CROPS)
-        check_choice("data.decoder", self.decoder, DECODERS)
-        _check("data.crop_min_area", self.crop_min_area, 0 < self.crop_min_area <= 1, "above 0 and at most 1")
+        fields.check(self, "data")
+        require("data.num_classes", self.num_classes, self.num_classes >= 2, "at least 2")  # `catalog.resolve` sets it
         if self.crop == "random_resized":
             at_least = f"at least data.image_size, which is {self.image_size}"
-            _check("data.eval_resize", self.eval_resize, self.eval_resize >= self.image_size, at_least)
-        _check("data.workers", self.workers, self.workers >= 0, "at least 0")
-        _check("data.num_classes", self.num_classes, self.num_classes >= 2, "at least 2")
-        _check("data.crop_padding", self.crop_padding, self.crop_padding >= 0, "at least 0")
+            require("data.eval_resize", self.eval_resize, self.eval_resize >= self.image_size, at_least)
         for field in ("mean", "std"):
             values = getattr(self, field)
             allowed = f"one value, or one for each of the {self.channels} channels"
-            _check(f"data.{field}", values, len(values) in (1, self.channels), allowed)
-        _check("data.mean", self.mean, 0 <= min(self.mean) <= max(self.mean) <= 1, "from 0 to 1, as pixels are")
-        _check("data.std", self.std, min(self.std) > 0, "above 0")
+            require(f"data.{field}", values, len(values) in (1, self.channels), allowed)
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    name: str
-    peak_lr: float
-    schedule: str
-    poly_power: float
-    warmup_epochs: float
-    momentum: float
-    beta2: float
-    weight_decay: float
-    decay_bias: bool
-    clip_norm: float
+    """The solver. The defaults are the paper's: those of DeepScale/SqueezeNet, SqueezeNet_v1.0/solver.prototxt."""
+
+    name: str = setting("sgd", "SGD with momentum, or AdamW", choices=OPTIMIZERS)
+    peak_lr: float = setting(0.04, "learning rate after the warm-up", above=0)
+    schedule: str = setting("linear", "of the learning rate; all but constant end at 0", choices=SCHEDULES)
+    poly_power: float = setting(0.5, "of schedule poly; 0.5: the solver of the released v1.0", low=0)
+    warmup_epochs: float = setting(0.0, "of a learning rate that rises linearly from 0", low=0)
+    momentum: float = setting(0.9, "sgd's momentum, adamw's beta 1", low=0, below=1)
+    beta2: float = setting(0.999, "of adamw", low=0, below=1)
+    weight_decay: float = setting(2e-4, "share of a weight that is added to its gradient; adamw's is decoupled", low=0)
+    decay_bias: bool = setting(True, "weight decay of biases too, as in Caffe")
+    clip_norm: float = setting(0.0, "largest norm of the whole gradient; 0: no clipping", low=0)
 
     def __post_init__(self) -> None:
-        check_choice("optimizer.name", self.name, OPTIMIZERS)
-        check_choice("optimizer.schedule", self.schedule, SCHEDULES)
-        _check("optimizer.peak_lr", self.peak_lr, self.peak_lr > 0, "above 0")
-        for field in ("poly_power", "warmup_epochs", "weight_decay", "clip_norm"):
-            value = getattr(self, field)
-            _check(f"optimizer.{field}", value, value >= 0, "at least 0")
-        for field in ("momentum", "beta2"):
-            value = getattr(self, field)
-            _check(f"optimizer.{field}", value, 0 <= value < 1, "at least 0 and below 1")
+        fields.check(self, "optimizer")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
-    epochs: float
-    batch_size: int
-    accumulation_steps: int
-    eval_batch_size: int
-    eval_every_epochs: float
-    log_every_steps: int
-    checkpoint_every_steps: int
-    keep_checkpoints: int
-    stall_margin: float
-    hang_minutes: float
+    """How long, in which parts, and what is written on the way. 68 epochs of 512 images: DeepScale's solver."""
+
+    epochs: float = setting(68.0, "passes over the training images", above=0)
+    batch_size: int = setting(512, "images of one step, over all devices", low=1)
+    accumulation_steps: int = setting(1, "parts of a batch, one after the other: same result, less memory", low=1)
+    eval_batch_size: int = setting(256, "images of one step of an evaluation, over all devices", low=1)
+    eval_every_epochs: float = setting(1.0, "epochs from one evaluation to the next", above=0)
+    log_every_steps: int = setting(20, "steps that a line of the log sums up", low=1)
+    checkpoint_every_steps: int = setting(500, "steps from one checkpoint to the next", low=1)
+    keep_checkpoints: int = setting(2, "how many are kept, the newest", low=1)
+    stall_margin: float = setting(0.02, "a training loss this close to ln(classes) has not begun to learn", low=0)
+    hang_minutes: float = setting(30.0, "after these without progress the process ends; 0: never", low=0, decides=False)
 
     def __post_init__(self) -> None:
-        for field in (
-            "batch_size",
-            "accumulation_steps",
-            "eval_batch_size",
-            "log_every_steps",
-            "checkpoint_every_steps",
-            "keep_checkpoints",
-        ):
-            value = getattr(self, field)
-            _check(f"train.{field}", value, value >= 1, "at least 1")
-        for field in ("epochs", "eval_every_epochs"):
-            value = getattr(self, field)
-            _check(f"train.{field}", value, value > 0, "above 0")
-        for field in ("stall_margin", "hang_minutes"):
-            value = getattr(self, field)
-            _check(f"train.{field}", value, value >= 0, "at least 0")
+        fields.check(self, "train")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Everything that decides a run's result, and `PLACES`. Two runs with equal settings have equal curves."""
 
-    seed: int
-    model: ModelSettings
-    data: DataSettings
-    optimizer: OptimizerSettings
-    train: TrainSettings
+    seed: int = setting(0, "everything random follows from it", low=0, below=2**32)
+    model: ModelSettings = dataclasses.field(default_factory=ModelSettings)
+    data: DataSettings = dataclasses.field(default_factory=DataSettings)
+    optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
+    train: TrainSettings = dataclasses.field(default_factory=TrainSettings)
 
     def __post_init__(self) -> None:
-        _check("seed", self.seed, 0 <= self.seed < 2**32, "at least 0 and below 2**32")
+        fields.check(self, "")
         warmup, epochs = self.optimizer.warmup_epochs, self.train.epochs
-        _check("optimizer.warmup_epochs", warmup, warmup < epochs, f"below train.epochs, which is {epochs:g}")
+        require("optimizer.warmup_epochs", warmup, warmup < epochs, f"below train.epochs, which is {epochs:g}")
         self.trace()
 
     def trace(self) -> list[architecture.Layer]:
@@ -212,44 +181,37 @@ class Settings:
             raise UserError(f"data.{error}") from None
 
 
+ROWS = tuple(fields.rows(Settings))
+DEFAULTS: dict[str, Any] = {row.name: row.default for row in ROWS}  # by dotted name
+# Fields that say where and how things are done and do not change a result.
+PLACES = {row.name for row in ROWS if not row.rule.decides}
+
+
 def from_config(config: Mapping[str, Any]) -> Settings:
-    """Converts nested plain mappings, field by field; unknown, missing or ill-typed fields raise `UserError`."""
-    return _convert(Settings, config, "")
+    """Converts nested plain mappings; a missing field has its default, whatever is wrong raises `UserError`."""
+    return fields.convert(Settings, config, "config")
 
 
-T = TypeVar("T")
+def page() -> str:
+    """docs/settings.md."""
+    lines = [
+        "# Settings",
+        "",
+        "Written by `python -m squeezenet_jax.settings > docs/settings.md`.",
+        "",
+        "A setting is changed on the command line (`--config.model.width=0.5`), in an experiment, or in a preset of",
+        "`experiments/base.py`. The command line beats the sweep, the sweep the experiment, the experiment the preset,",
+        "and the preset these defaults.",
+    ]
+    groups = {field.name: field.type for field in dataclasses.fields(Settings) if field.name not in DEFAULTS}
+    for title in ("", *groups):
+        about = ["", f"## {title}", "", " ".join(str(groups[title].__doc__).split())] if title else []
+        lines += [*about, "", "| name | type | default | allowed | meaning |", "|---|---|---|---|---|"]
+        for name, type_, default, rule in ROWS:
+            if name.rpartition(".")[0] == title:
+                lines.append(f"| `{name}` | {type_} | `{default!r}` | {rule.allowed or 'any'} | {rule.meaning} |")
+    return "\n".join(lines) + "\n"
 
 
-def _convert(kind: type[T], config: Mapping[str, Any], prefix: str) -> T:
-    hints = typing.get_type_hints(kind)
-    for name in config:
-        if name not in hints:
-            raise unknown("config", prefix + name, [prefix + known for known in hints])
-    missing = [prefix + name for name in hints if name not in config]
-    if missing:
-        raise UserError(f"config: {', '.join(missing)} missing; a group of fields can't be replaced, only its fields")
-    return kind(**{name: _convert_value(hint, config[name], prefix + name) for name, hint in hints.items()})
-
-
-def _convert_value(hint: Any, value: Any, field: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise UserError(f"config: {field}: {value!r} is not a group of fields")
-        return _convert(typing.cast(type, hint), value, field + ".")
-    if isinstance(hint, types.GenericAlias):  # tuple[float, ...]
-        (element, _) = typing.get_args(hint)
-        if not isinstance(value, tuple | list) or not value:
-            raise UserError(f"{field}: {value!r} is not allowed; it must be a tuple of {element.__name__}")
-        return tuple(_convert_value(element, item, field) for item in value)
-    if hint is float and type(value) is int:
-        value = float(value)
-    if type(value) is float and not math.isfinite(value):
-        raise UserError(f"{field}: {value} is not allowed; it must be finite")
-    if type(value) is not hint:
-        raise UserError(f"{field}: {value!r} is not allowed; it must be of type {hint.__name__}")
-    return value
-
-
-def _check(field: str, value: object, holds: bool, allowed: str) -> None:
-    if not holds:
-        raise UserError(f"{field}: {value} is not allowed; it must be {allowed}")
+if __name__ == "__main__":
+    print(page(), end="")

@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "squeezenet_jax"
 ORDER = ["system", "network", "settings", "data", "runs", "weights", "training", "export", "report", "experiment"]
 ORDER += ["commands", "__init__", "__main__"]
 STANDARD_LIBRARY_ONLY = ["settings", "network.architecture"]
-STANDARD_LIBRARY_ONLY += [f"system.{name}" for name in ("atomic", "cores", "errors", "malloc", "nested", "randomness")]
+STANDARD_LIBRARY_ONLY += [f"system.{name}" for name in ("atomic", "cores", "errors", "fields", "malloc", "nested")]
+STANDARD_LIBRARY_ONLY += ["system.randomness"]
 
 
 def modules():

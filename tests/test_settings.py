@@ -1,4 +1,10 @@
-"""The strict conversion of a config into settings."""
+"""What is declared once in `settings.py`, and the presets that stand on it."""
+
+import dataclasses
+import subprocess
+import sys
+import typing
+from pathlib import Path
 
 import pytest
 
@@ -7,7 +13,12 @@ from squeezenet_jax import settings
 from squeezenet_jax.data import catalog
 from squeezenet_jax.experiment.sweep import flatten, unflatten
 from squeezenet_jax.network import architecture
+from squeezenet_jax.settings import Settings
+from squeezenet_jax.system import fields
 from squeezenet_jax.system.errors import UserError
+from squeezenet_jax.training.train import Schedule
+
+ROOT = Path(__file__).parents[1]
 
 
 def converted(**changes):
@@ -15,9 +26,13 @@ def converted(**changes):
     return settings.from_config(unflatten(catalog.resolve(flat)))
 
 
-def test_base_defaults_are_the_papers_network():
-    defaults = catalog.resolve(base.DEFAULTS | {"data.image_size": 224})
-    assert settings.from_config(unflatten(defaults)).model.architecture() == architecture.V1_0
+def test_the_defaults_are_the_papers_network_solver_and_data():
+    paper = settings.from_config(unflatten(catalog.resolve(settings.DEFAULTS)))
+    assert paper.model.architecture() == architecture.V1_0
+    assert (paper.data.num_classes, paper.data.image_size) == (1000, 224)
+    assert paper.optimizer == dataclasses.replace(
+        solver_of("imagenet").optimizer, poly_power=0.5
+    )  # of another schedule
 
 
 @pytest.mark.parametrize("preset", base.PRESETS)
@@ -31,9 +46,49 @@ def test_every_preset_converts_and_fits_its_dataset(preset, tmp_path):
     assert preset != "folder" or (data.num_classes, data.eval_split) == (2, "validation")
 
 
-def test_presets_only_set_fields_that_base_has():
-    for preset in base.PRESETS.values():
-        assert preset.keys() <= base.DEFAULTS.keys()
+# What presets leave at its default: what experiments are about, and what is the same for every dataset.
+LEFT = {"model.bypass", "model.bypass_relu", "model.conv10_relu", "model.dropout", "model.dtype"}
+LEFT |= {"model.base_e", "model.incr_e", "model.freq", "model.squeeze_ratio", "model.pct3x3"}
+LEFT |= {"model.init_from", "model.start", "model.freeze"}
+LEFT |= {"seed", "data.train_split", "data.eval_split", "data.num_classes", "data.decoder"}
+LEFT |= {f"train.{name}" for name in ("accumulation_steps", "eval_batch_size", "eval_every_epochs", "stall_margin")}
+LEFT |= {f"train.{name}" for name in ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints")}
+# What has a meaning only where another field has a certain value.
+OF = {
+    "model.lsuv_std": ("model.kernel_init", "lsuv"),
+    "data.crop_min_area": ("data.crop", "random_resized"),
+    "data.eval_resize": ("data.crop", "random_resized"),
+}
+
+
+@pytest.mark.parametrize("preset", base.PRESETS)
+def test_every_preset_is_complete(preset):
+    named = base.PRESETS[preset]
+    assert named.keys() <= settings.DEFAULTS.keys()
+    for name in settings.DEFAULTS.keys() - settings.PLACES - LEFT - named.keys():
+        assert name in OF and named[OF[name][0]] != OF[name][1], f"{preset} leaves {name} open"
+    assert {name for name in settings.DEFAULTS if name.startswith("optimizer.")} <= named.keys()
+
+
+def solver_of(preset):
+    return settings.from_config(unflatten(catalog.resolve(flatten(base.get_config(preset).to_dict()))))
+
+
+def test_imagenet_has_the_solver_that_it_names():
+    """DeepScale/SqueezeNet, SqueezeNet_v1.0/solver.prototxt and train_val.prototxt."""
+    imagenet = solver_of("imagenet")
+    solver, model, train = imagenet.optimizer, imagenet.model, imagenet.train
+    assert (solver.name, solver.peak_lr, solver.momentum) == ("sgd", 0.04, 0.9)
+    assert solver.schedule == "linear"  # lr_policy: "poly" of power 1
+    assert (solver.weight_decay, solver.decay_bias) == (0.0002, True)  # Caffe's default decay_mult is 1
+    assert (solver.warmup_epochs, solver.clip_norm) == (0, 0)
+    assert train.batch_size == 32 * 16  # batch_size x iter_size
+    steps_per_epoch = catalog.DATASETS["imagenet2012"].splits["train"] / train.batch_size
+    assert Schedule.of(imagenet, steps_per_epoch).total_steps == 170_000
+    assert (model.kernel_init, model.conv10_init) == ("lecun_uniform", "normal_0.01")  # xavier, gaussian
+    assert (model.geometry, imagenet.data.image_size, model.dropout) == ("caffe", 227, 0.5)
+    pixels = [[255 * x for x in field] for field in (imagenet.data.mean, imagenet.data.std)]
+    assert pixels == [pytest.approx([123, 117, 104]), pytest.approx([1, 1, 1])]
 
 
 @pytest.mark.parametrize(
@@ -47,10 +102,13 @@ def test_presets_only_set_fields_that_base_has():
         ({"model__version": "v2"}, 'model.version: unknown value "v2"; allowed: v1.0, v1.1'),
         ({"model__bypass": "residual"}, "model.bypass: .*allowed: none, simple, complex"),
         ({"model__dropout": 1.0}, "model.dropout: 1.0 is not allowed; it must be at least 0 and below 1"),
+        ({"model__width": 1e308}, "model.width: 1e.308 is not allowed; it must be finite and below 1e.300"),
         ({"data__image_size": 6}, "data.image_size: 6 is too small .* at least 7"),
         ({"data__image_size": 16.5}, "data.image_size: 16.5 is not allowed; it must be of type int"),
         ({"data__flip": 1}, "data.flip: 1 is not allowed; it must be of type bool"),
+        ({"data__num_classes": 1}, "data.num_classes: 1 is not allowed; it must be at least 2"),
         ({"data__mean": (0.1, 0.2)}, "data.mean: .* one for each of the 1 channels"),
+        ({"data__mean": ()}, "data.mean: .* one for each of the 1 channels"),
         ({"data__mean": (3.0,)}, "data.mean: .* from 0 to 1"),
         ({"data__mean": 0.5}, "data.mean: 0.5 is not allowed; it must be a tuple of float"),
         ({"optimizer__schedule": "cosin"}, 'did you mean "cosine"'),
@@ -59,6 +117,7 @@ def test_presets_only_set_fields_that_base_has():
         ({"seed": -1}, "seed: -1 is not allowed"),
         ({"train__epochs": 2.0}, "optimizer.warmup_epochs: 2.0 .* below train.epochs, which is 2"),
         ({"train__epochs": float("inf")}, "train.epochs: inf is not allowed; it must be finite"),
+        ({"model__start": "a\nb" * 1000}, r'model.start: unknown value "a\\nba.*\.\.\."; allowed: init_from, scratch'),
     ],
 )
 def test_wrong_values_are_refused_with_field_value_and_what_is_allowed(changes, message):
@@ -67,13 +126,57 @@ def test_wrong_values_are_refused_with_field_value_and_what_is_allowed(changes, 
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_field_is_refused():
-    config = catalog.resolve(base.DEFAULTS)
-    del config["optimizer.momentum"]
-    with pytest.raises(UserError, match=r"optimizer\.momentum missing"):
-        settings.from_config(unflatten(config))
+@pytest.mark.parametrize("row", settings.ROWS, ids=lambda row: row.name)
+def test_every_bound_and_choice_holds(row):
+    rule, wrong = row.rule, []
+    wrong += ["no such choice"] if rule.choices else []
+    wrong += [bound - 1 for bound in (rule.low, rule.above) if bound is not None]
+    wrong += [bound + 1 for bound in (rule.high, rule.below) if bound is not None]
+    wrong += [bound for bound in (rule.above, rule.below) if bound is not None]
+    for value in wrong:
+        value = float(value) if row.type == "float" else (float(value),) if row.type.startswith("tuple") else value
+        with pytest.raises(UserError, match=row.name.replace(".", r"\.")):
+            converted(**{row.name: value})
+
+
+def test_every_setting_is_declared_with_its_meaning():
+    for kind in [Settings, *(hint for hint in typing.get_type_hints(Settings).values() if hint is not int)]:
+        for field in dataclasses.fields(kind):
+            declared = field.metadata.get(fields.RULE)
+            assert declared.meaning if declared else dataclasses.is_dataclass(typing.get_type_hints(kind)[field.name])
+
+
+def test_a_missing_setting_has_its_default():
+    whole = catalog.resolve(flatten(base.get_config().to_dict()) | {"data.image_size": 64})  # fits every stem
+    resolved = {"data.num_classes", "data.eval_split"}  # what a dataset decides is always written down
+    for row in settings.ROWS:
+        if row.name not in resolved:
+            config = {name: value for name, value in whole.items() if name != row.name}
+            expected = settings.from_config(unflatten(whole | {row.name: row.default}))
+            assert settings.from_config(unflatten(config)) == expected
+
+
+def test_a_missing_group_has_its_defaults():
+    config = unflatten(catalog.resolve(settings.DEFAULTS))
+    assert settings.from_config({"data": config["data"]}) == settings.from_config(config)
 
 
 def test_an_int_is_taken_for_a_float_and_settings_are_hashable():
     assert converted(optimizer__peak_lr=1) == converted(optimizer__peak_lr=1.0)
     assert hash(converted(seed=1)) != hash(converted(seed=2))
+
+
+def test_the_page_of_the_documentation_is_up_to_date():
+    assert (ROOT / "docs/settings.md").read_text() == settings.page()
+
+
+def test_help_lists_every_setting_with_its_default_and_its_value_here():
+    command = [sys.executable, "launch.py", "--config", "experiments/bypass.py:cifar10", "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    for row in settings.ROWS:
+        line = lines.index(f"{row.name}: {row.rule.meaning}")
+        assert row.rule.allowed in lines[line + 1] and f"default {row.default!r}" in lines[line + 1]
+    rate = lines[lines.index("optimizer.peak_lr: learning rate after the warm-up") + 1]
+    assert rate == "(float; above 0; default 0.04; here 0.001)"

@@ -67,15 +67,9 @@ def measure(text: str, image_size: int, seconds: float) -> list[dict[str, Any]]:
             image_size=image_size,
             channels=found.channels,
             num_classes=found.num_classes,
-            mean=(0.5,),
-            std=(0.5,),
             crop="random_resized",
-            crop_min_area=0.08,
             eval_resize=round(image_size * 256 / 224),
-            crop_padding=0,
-            flip=False,
             decoder=decoder,
-            workers=0,
         )
         source = sources.load(data, "train_split")
         for use in ("training", "evaluation"):

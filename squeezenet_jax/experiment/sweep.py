@@ -88,6 +88,10 @@ def load_experiment(path: str) -> ModuleType:
 def plan(experiment: ModuleType, preset: str, config: Mapping[str, Any], overridden: Iterable[str]) -> Plan:
     """Expands an experiment's sweep over a config (nested, the command line's values in it) and checks every run."""
     base = flatten(config)
+    if missing := settings.DEFAULTS.keys() - base.keys():
+        raise UserError(
+            f"config: {', '.join(sorted(missing))} missing; a group of fields can't be replaced, only its fields"
+        )
     for key, what in getattr(experiment, "REQUIRED", {}).items():
         if not base[key]:
             raise UserError(f"{key}: {experiment.__name__} needs {what}; set --config.{key}=...")
@@ -197,7 +201,8 @@ def _run_one(
 
 def claim(plan: Plan, workdir: Path) -> None:
     """Makes `workdir` this plan's, or checks that it is; raises `UserError`, and writes nothing, where it is not."""
-    manifest = {"experiment": plan.experiment, "preset": plan.preset, "config": dict(plan.config)}
+    swept = list(plan.runs[0].overrides)
+    manifest = {"experiment": plan.experiment, "preset": plan.preset, "sweep": swept, "config": dict(plan.config)}
     existing = read_json(workdir / MANIFEST)
     if existing is None:
         try:
@@ -206,7 +211,10 @@ def claim(plan: Plan, workdir: Path) -> None:
         except OSError as error:
             raise UserError(f"--workdir: {workdir} is not writable ({error.strerror})") from None
         return
-    here, there = flatten(_as_json(manifest)), flatten(existing)
+    # What is missing there is newer than the workdir, and what was in effect is its default.
+    defaults = {key: value for key, value in settings.DEFAULTS.items() if key not in swept}
+    here, there = (flatten(_as_json(m)) for m in (manifest, {**manifest, "config": defaults}))
+    there |= flatten(existing)
     # Another place of a folder of images is another dataset.
     places = settings.PLACES - ({"data.dir"} if plan.config.get("data.name") == catalog.FOLDER else set())
     differing = [key for key in here | there if here.get(key) != there.get(key)]

@@ -12,14 +12,20 @@ class UserError(ValueError):
     """Wrong input; its text is one line, fit to be shown to the person who gave it."""
 
 
+def shown(value: object, most: int = 80) -> str:
+    """A value for an error line: short and printable, whatever a file has put into it."""
+    text = repr(value)[1:-1] if isinstance(value, str) else str(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def unknown(field: str, value: object, allowed: Iterable[str]) -> UserError:
     """The error for a `value` of `field` that is not one of `allowed`, with the nearest allowed name."""
-    names = list(allowed)
-    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.4)
+    names, text = list(allowed), shown(value)
+    near = difflib.get_close_matches(text, names, n=1, cutoff=0.4)
     hint = f'; did you mean "{near[0]}"?' if near else ""
     if len(names) > 12:  # a list that nobody would read
-        names = [*difflib.get_close_matches(str(value), names, n=5, cutoff=0.1), "..."]
-    return UserError(f'{field}: unknown value "{value}"; allowed: {", ".join(names)}{hint}')
+        names = [*difflib.get_close_matches(text, names, n=5, cutoff=0.1), "..."]
+    return UserError(f'{field}: unknown value "{text}"; allowed: {", ".join(names)}{hint}')
 
 
 def check_choice(field: str, value: str, allowed: Iterable[str]) -> str:

@@ -1,6 +1,9 @@
-"""Learning-rate schedules and the optimiser, from `OptimizerSettings`, with optax."""
+"""Learning-rate schedules and the optimiser, from `OptimizerSettings`, with optax.
 
-from collections.abc import Collection
+One more of either is one more entry of a table here, and its name in `settings.py`.
+"""
+
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -8,24 +11,39 @@ import optax
 
 from squeezenet_jax.settings import OptimizerSettings
 
+Decayed = Callable[[Any], Any]  # parameters -> for each, whether weight decay applies to it
+
+# From the peak on, over a number of steps.
+SCHEDULES: Mapping[str, Callable[[OptimizerSettings, int], optax.Schedule]] = {
+    "cosine": lambda s, steps: optax.cosine_decay_schedule(s.peak_lr, steps),
+    "linear": lambda s, steps: optax.polynomial_schedule(s.peak_lr, 0.0, 1, steps),
+    "poly": lambda s, steps: optax.polynomial_schedule(s.peak_lr, 0.0, s.poly_power, steps),
+    "constant": lambda s, steps: optax.constant_schedule(s.peak_lr),
+}
+
+OPTIMIZERS: Mapping[str, Callable[[OptimizerSettings, optax.Schedule, Decayed], optax.GradientTransformation]] = {
+    # Weight decay is added to the gradient, as in Caffe.
+    "sgd": lambda s, rate, decayed: optax.chain(
+        optax.add_decayed_weights(s.weight_decay, mask=decayed),
+        optax.sgd(rate, momentum=s.momentum),
+    ),
+    "adamw": lambda s, rate, decayed: optax.adamw(
+        rate, b1=s.momentum, b2=s.beta2, weight_decay=s.weight_decay, mask=decayed
+    ),
+}
+
 
 def schedule(settings: OptimizerSettings, *, total_steps: int, steps_per_epoch: float) -> optax.Schedule:
-    """Learning rate by step: linear warm-up from 0, then cosine, linear or polynomial decay to 0, or constant."""
+    """Learning rate by step: linear warm-up from 0, then one of `SCHEDULES`."""
     warmup = min(round(settings.warmup_epochs * steps_per_epoch), total_steps)
-    rest = max(total_steps - warmup, 1)
-    decay = {
-        "cosine": lambda: optax.cosine_decay_schedule(settings.peak_lr, rest),
-        "linear": lambda: optax.polynomial_schedule(settings.peak_lr, 0.0, 1, rest),
-        "poly": lambda: optax.polynomial_schedule(settings.peak_lr, 0.0, settings.poly_power, rest),
-        "constant": lambda: optax.constant_schedule(settings.peak_lr),
-    }[settings.schedule]()
+    decay = SCHEDULES[settings.schedule](settings, max(total_steps - warmup, 1))
     return optax.join_schedules([optax.linear_schedule(0.0, settings.peak_lr, warmup), decay], [warmup])
 
 
 def build_optimizer(
     settings: OptimizerSettings, learning_rate: optax.Schedule, frozen: Collection[str] = ()
 ) -> optax.GradientTransformation:
-    """SGD with momentum (weight decay added to the gradient, as in Caffe) or AdamW, behind gradient clipping.
+    """One of `OPTIMIZERS` behind gradient clipping.
 
     Weight decay leaves biases out unless `decay_bias` (Caffe decays them too). The modules named in `frozen` ("conv1",
     "fire2") stay as they are, weight decay included.
@@ -35,18 +53,6 @@ def build_optimizer(
         return jax.tree.map(lambda leaf: settings.decay_bias or leaf.ndim > 1, params)
 
     clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm > 0 else optax.identity()
-    if settings.name == "adamw":
-        update = optax.adamw(
-            learning_rate,
-            b1=settings.momentum,
-            b2=settings.beta2,
-            weight_decay=settings.weight_decay,
-            mask=decayed,
-        )
-    else:
-        update = optax.chain(
-            optax.add_decayed_weights(settings.weight_decay, mask=decayed),
-            optax.sgd(learning_rate, momentum=settings.momentum),
-        )
+    update = OPTIMIZERS[settings.name](settings, learning_rate, decayed)
     still = optax.masked(optax.set_to_zero(), lambda params: {name: name in frozen for name in params})
     return optax.chain(clip, update, still)

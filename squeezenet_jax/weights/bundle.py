@@ -15,7 +15,7 @@ import numpy as np
 from squeezenet_jax.network import architecture
 from squeezenet_jax.network.architecture import Architecture
 from squeezenet_jax.system import nested
-from squeezenet_jax.system.errors import UserError, check_choice
+from squeezenet_jax.system.errors import UserError, check_choice, shown
 
 Shape = tuple[int, ...]
 MAX_CLASSES = 1_000_000
@@ -175,9 +175,9 @@ def check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> N
 
 def listing(names: Iterable[object], most: int = 6) -> str:
     """Names for an error line: the first few, printable whatever a file has put into them."""
-    texts = [repr(name)[1:-1] if isinstance(name, str) else str(name) for name in names]
-    shown = [text if len(text) <= 80 else text[:77] + "..." for text in texts[:most]]
-    return ", ".join(shown) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+    listed = list(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(map(shown, listed[:most])) + more
 
 
 def flatten(params: Mapping[str, Any]) -> dict[str, np.ndarray]:

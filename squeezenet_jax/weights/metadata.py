@@ -5,21 +5,18 @@ It is the value of the key `METADATA_KEY` in the metadata of the .safetensors fi
 
 import dataclasses
 import json
-import math
-import typing
 from collections.abc import Mapping
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import numpy as np
 
 from squeezenet_jax.network.architecture import Architecture
+from squeezenet_jax.system import fields
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import Preprocessing, Weights, listing
 
 METADATA_KEY = "squeezenet_jax"
 VERSION = 1
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +28,8 @@ class Description:
     num_classes: int
     channels: int
     preprocessing: Preprocessing
-    labels: tuple[str, ...]
-    provenance: dict[str, str]
+    labels: tuple[str, ...] = ()
+    provenance: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def with_params(self, params: Mapping[str, np.ndarray]) -> Weights:
         return Weights(
@@ -65,16 +62,7 @@ def parse(text: str) -> Description:
     value = parse_json(text, "metadata")
     if isinstance(value, dict) and value.get("version", VERSION) != VERSION:
         raise UserError(f"metadata: version {listing([value['version']])} is not {VERSION}, the one known here")
-    return convert(Description, value, "metadata")
-
-
-def architecture_to_json(arch: Architecture) -> dict[str, Any]:
-    return dataclasses.asdict(arch)
-
-
-def architecture_from_json(value: Any) -> Architecture:
-    """The inverse of `architecture_to_json`, also after a passage through JSON, which turns tuples into lists."""
-    return convert(Architecture, value, "architecture")
+    return fields.convert(Description, value, "metadata")
 
 
 def parse_json(text: str | bytes, what: str) -> Any:
@@ -92,32 +80,3 @@ def parse_json(text: str | bytes, what: str) -> Any:
         return json.loads(text, parse_constant=refuse_constant, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{what}: not valid JSON ({' '.join(str(error).split())[:100]})") from None
-
-
-def convert(kind: type[T], value: Any, field: str) -> T:
-    """A frozen dataclass from nested plain values: no field unknown, missing or of another type."""
-    if not isinstance(value, dict):
-        raise UserError(f"{field}: is not a group of fields")
-    hints = typing.get_type_hints(kind)
-    missing, surplus = [n for n in hints if n not in value], [n for n in value if n not in hints]
-    if missing or surplus:
-        raise UserError(f"{field}: missing fields: {listing(missing) or 'none'}; unknown: {listing(surplus) or 'none'}")
-    return kind(**{name: _convert(hint, value[name], f"{field}.{name}") for name, hint in hints.items()})
-
-
-def _convert(hint: Any, value: Any, field: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return convert(typing.cast(type, hint), value, field)
-    if origin is tuple and isinstance(value, list | tuple):  # tuple[X, ...]
-        return tuple(_convert(arguments[0], item, field) for item in value)
-    if origin is dict and isinstance(value, dict):  # JSON's keys are strings
-        return {key: _convert(arguments[1], item, field) for key, item in value.items()}
-    if origin is Literal and isinstance(value, str) and value in arguments:
-        return value
-    if hint is float and type(value) in (int, float) and abs(value) < 1e300 and math.isfinite(value):
-        return float(value)
-    if type(value) is hint and hint is not float:
-        return value
-    wanted = ", ".join(map(str, arguments)) if origin is Literal else getattr(hint, "__name__", str(hint))
-    raise UserError(f"{field}: {listing([repr(value)[:60]])} is not allowed; it must be {wanted}")

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 from tiny_settings import TINY
 
-from experiments import base
+from experiments import base, finetune
+from squeezenet_jax import settings
 from squeezenet_jax.experiment import sweep
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.runs.directory import RunDirectory
@@ -81,11 +82,23 @@ def test_only_refuses_what_is_not_swept(selection, message):
         planned().only(selection)
 
 
-def test_precedence_is_base_experiment_preset_sweep():
-    config = base.get_config("digits", {"model.width": 2.0, "model.dropout": 0.1})
-    assert config.model.width == base.PRESETS["digits"]["model.width"]  # the preset beats the experiment
-    assert config.model.dropout == 0.1  # the experiment beats base
+def test_precedence_is_defaults_preset_experiment_sweep():
+    config = base.get_config("digits", {"model.width": 2.0})
+    assert config.model.stem == "small" != settings.DEFAULTS["model.stem"]  # the preset beats the defaults
+    assert config.model.width == 2.0 != base.PRESETS["digits"]["model.width"]  # the experiment beats the preset
     assert planned(model__bypass="complex").runs[0].settings.model.bypass == "none"  # the sweep beats all of them
+
+
+def test_a_group_of_settings_cannot_be_replaced():
+    config = base.get_config().to_dict() | {"optimizer": {"name": "sgd"}}
+    with pytest.raises(UserError, match=r"optimizer\.peak_lr.*missing; a group of fields can't be replaced"):
+        sweep.plan(experiment(), "digits", config, [])
+
+
+def test_only_the_preset_that_finetune_is_about_is_cut_down_to_few_examples():
+    splits = {preset: finetune.get_config(preset).data.train_split for preset in base.PRESETS}
+    assert splits.pop(finetune.PRESET) == "train[:4%]"
+    assert set(splits.values()) == {"train"}
 
 
 def test_a_swept_key_cannot_be_set():
@@ -168,6 +181,41 @@ def test_an_experiment_that_cannot_be_compared_is_refused_before_it_trains():
     module.BASELINE = {"model.width": 0.5}
     with pytest.raises(UserError, match="its values do not give each run a name of its own"):
         planned(module)
+
+
+def manifest_of(workdir, change):
+    """Changes what a workdir's manifest says."""
+    path = workdir / sweep.MANIFEST
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def test_a_workdir_from_before_a_setting_existed_has_its_default(fake_training, tmp_path):
+    run(planned(), tmp_path)
+    neutral = [key for key, value in planned().config.items() if value == settings.DEFAULTS[key]]
+    assert {"model.dropout", "optimizer.weight_decay", "train.stall_margin"} <= set(neutral)
+    for key in neutral:
+        manifest_of(tmp_path, lambda manifest, key=key: manifest["config"].pop(key))
+    manifest_of(tmp_path, lambda manifest: manifest.pop("sweep"))  # which the first version did not write
+    sweep.claim(planned(), tmp_path)
+    with pytest.raises(UserError, match=r"model\.dropout is 0.5 there, 0.25 here"):
+        sweep.claim(planned(model__dropout=0.25), tmp_path)
+
+
+def test_a_setting_that_only_the_workdir_knows_is_named(fake_training, tmp_path):
+    run(planned(), tmp_path)
+    manifest_of(tmp_path, lambda manifest: manifest["config"].update({"model.shuffle": 3}))
+    with pytest.raises(UserError, match=r"model\.shuffle is 3 there, None here"):
+        sweep.claim(planned(), tmp_path)
+
+
+def test_a_workdir_of_another_sweep_is_refused(fake_training, tmp_path):
+    run(planned(), tmp_path)
+    module = experiment()
+    module.sweep = lambda: ({"model.bypass": bypass} for bypass in ("none", "simple"))
+    with pytest.raises(UserError, match=r"sweep is \['model.bypass', 'seed'\] there, \['model.bypass'\] here"):
+        run(planned(module), tmp_path)
 
 
 def test_a_damaged_manifest_is_named(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from squeezenet_jax import settings
 from squeezenet_jax.training import optimizer
 
 
@@ -78,3 +79,8 @@ def test_clipping_scales_the_whole_gradient(options):
     got = updates(settings, GRADS)
     assert float(optax.tree.norm(got)) == pytest.approx(0.5 * 0.01, rel=1e-3)  # float32 differences
     np.testing.assert_allclose(got["bias"] / got["kernel"][0, 0], GRADS["bias"] / GRADS["kernel"][0, 0], rtol=1e-3)
+
+
+def test_every_name_that_settings_allow_is_built():
+    assert optimizer.OPTIMIZERS.keys() == set(settings.OPTIMIZERS)
+    assert optimizer.SCHEDULES.keys() == set(settings.SCHEDULES)
