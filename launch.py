@@ -4,25 +4,29 @@ Plans the sweep that the experiment declares, trains every run that is not finis
 the same command again resumes. README.md has one command per question; `--list` shows the plan.
 """
 
-import inspect
+import dataclasses
 import shlex
 import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import IO, Any, cast
 
 from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from squeezenet_jax import report, settings
+from squeezenet_jax.experiment import plan as planning
 from squeezenet_jax.experiment import slurm, sweep
 from squeezenet_jax.experiment.progress import Progress
-from squeezenet_jax.system import malloc, processes
+from squeezenet_jax.runs.directory import read_json
+from squeezenet_jax.system import malloc, processes, terminal
 from squeezenet_jax.system.errors import UserError, check_choice, unknown
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, with a preset: experiments/bypass.py:digits")
@@ -36,8 +40,9 @@ LAUNCHER = flags.DEFINE_string("launcher", "local", "Where runs run: local, or s
 SLURM = flags.DEFINE_string("slurm", "", "Options of --launcher slurm: partition=gpu,time=240,gpus=1")
 REPORT = flags.DEFINE_bool("report", False, "Compare what is in the workdir by now, and stop.")
 
+ROOT = Path(__file__).resolve().parent
+NO_PRESET = "its own settings"
 CONFIG_FLAGS = ("--config", "-config")
-EXIT_WRONG_INPUT = 2
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: run the same command again
 
 
@@ -45,20 +50,21 @@ def main(argv: list[str]) -> int:
     if {"-h", "--help"} & set(argv):
         print(f"{__doc__}\n{flags.FLAGS.main_module_help()}\n\n{settings_help(argv)}")
         return 0
-    whole = parse(argv)
+    asked = parse(argv)
+    workdir = Path(WORKDIR.value or asked.default_workdir).expanduser()
+    whole = asked.plan(recorded=recorded_config(workdir) if REPORT.value else None)
     plan = whole.only(ONLY.value) if ONLY.value else whole
     on_slurm = check_choice("--launcher", LAUNCHER.value, ("local", "slurm")) == "slurm"
     if SLURM.value and not on_slurm:
         raise UserError("--slurm: is for --launcher slurm only")
     options = slurm.parse_options(SLURM.value)
-    console = Console()
+    stop = StopRequest()
+    out = cast(IO[str], terminal.Pipe(sys.stdout, stop.request))
+    console = Console(file=out, width=terminal.columns(sys.stdout))
     if LIST.value:
         console.print(plan_table(plan))
         return 0
-    workdir = Path(WORKDIR.value or f"runs/{plan.experiment}-{plan.preset}")
     if REPORT.value:
-        if not (workdir / sweep.MANIFEST).is_file():
-            raise UserError(f"--workdir: {workdir} holds no runs yet")
         sweep.claim(whole, workdir)
         show(whole, workdir, console)
         return 0
@@ -69,7 +75,7 @@ def main(argv: list[str]) -> int:
         if not submission.pending:
             show(whole, workdir, console)
         return 0
-    stop = StopRequest()
+    stop.listen()
     processes.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if not processes.is_main():  # it computes its part; what it writes is of no use to anybody
         with tempfile.TemporaryDirectory() as scratch:
@@ -86,42 +92,59 @@ def exit_code(statuses: Sequence[str]) -> int:
     return 1 if "failed" in statuses else EXIT_PREEMPTED if "preempted" in statuses else 0
 
 
-def show(whole: sweep.Plan, workdir: Path, console: Console) -> None:
+def show(whole: planning.Plan, workdir: Path, console: Console) -> None:
     """Compares what is in the workdir: writes the report and prints its table."""
     comparison = sweep.compare(whole, workdir)
     report.write(comparison, workdir)
     report.print_table(comparison, console)
-    console.print(f"Report: {workdir / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {workdir / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
 
 
-def parse(argv: list[str]) -> sweep.Plan:
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What the command line asks for: an experiment, its preset, and its config with the overridden fields in it."""
+
+    experiment: ModuleType
+    preset: str
+    config: Mapping[str, Any]
+    overridden: Collection[str]
+
+    @property
+    def default_workdir(self) -> str:
+        return "-".join(["runs/" + self.experiment.__name__, *([] if self.preset == NO_PRESET else [self.preset])])
+
+    def plan(self, recorded: Mapping[str, Any] | None) -> planning.Plan:
+        return planning.plan(self.experiment, self.preset, self.config, self.overridden, recorded)
+
+
+def parse(argv: list[str]) -> Asked:
     """Reads the command line; whatever is wrong with it ends in a `UserError`."""
-    path, preset = _experiment_argument(argv)
-    experiment = sweep.load_experiment(path)
-    preset = preset or inspect.signature(experiment.get_config).parameters["preset"].default
-    known = sweep.flatten(experiment.get_config(preset).to_dict())
+    place, path, preset = _experiment_argument(argv)
+    experiment = planning.load_experiment(path, ROOT)
+    preset, known = planning.get_config(experiment, path, preset)
     for arg in argv[1:]:  # before absl, which would show a traceback
         name = arg.lstrip("-").partition("=")[0]
         field = name.removeprefix("config.").removeprefix("noconfig.")
-        if field != name and field not in known:
+        if arg.startswith("-") and field != name and field not in known:
             raise unknown("--config", field, known)
+    if not Path(path).is_file():  # found below this file: another working directory
+        argv = [arg.replace(path, str(ROOT / path), 1) if number == place else arg for number, arg in enumerate(argv)]
     try:
         rest = flags.FLAGS(argv)
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(" ".join(str(error).split())) from None
     if len(rest) > 1:
-        raise UserError(f"unexpected argument {rest[1]}; fields are set as --config.{rest[1].lstrip('-')}")
+        raise UserError(f"unexpected argument {rest[1]}; {_how_to_set(rest[1], argv)}")
     overridden = config_flags.get_override_values(flags.FLAGS["config"])
-    return sweep.plan(experiment, preset, CONFIG.value.to_dict(), overridden)
+    return Asked(experiment, preset or NO_PRESET, CONFIG.value.to_dict(), set(overridden))
 
 
 def settings_help(argv: list[str]) -> str:
     """A line for each setting, with its value in the experiment and preset of --config where there is one."""
-    here: dict[str, Any] = {}
+    here: Mapping[str, Any] = {}
     if any(arg.partition("=")[0] in CONFIG_FLAGS for arg in argv[1:]):
-        path, preset = _experiment_argument(argv)
-        experiment = sweep.load_experiment(path)
-        here = sweep.flatten(experiment.get_config(*[preset] if preset else []).to_dict())
+        _, path, preset = _experiment_argument(argv)
+        _, here = planning.get_config(planning.load_experiment(path, ROOT), path, preset)
     lines = ["Settings, as --config.NAME=VALUE (docs/settings.md has the same list):"]
     for name, type_, default, rule in settings.ROWS:
         differs = f"; here {here[name]!r}" if here.get(name, default) != default else ""
@@ -130,37 +153,64 @@ def settings_help(argv: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _experiment_argument(argv: list[str]) -> tuple[str, str]:
-    """(path, preset) of --config; the preset may be empty."""
-    for arg, following in zip(argv[1:], [*argv[2:], ""], strict=False):
+def _how_to_set(stray: str, argv: list[str]) -> str:
+    before = argv[argv.index(stray) - 1]
+    if before.startswith("--config.") and "=" not in before:
+        return f"a field that is true or false is set as {before}={stray}"
+    return f"fields are set as --config.{stray.lstrip('-').removeprefix('config.')}"
+
+
+def _experiment_argument(argv: list[str]) -> tuple[int, str, str]:
+    """(place in argv, path, preset) of --config; the preset may be empty."""
+    for place, (arg, following) in enumerate(zip(argv, [*argv[1:], ""], strict=True)):
         name, equals, value = arg.partition("=")
-        if name in CONFIG_FLAGS:
+        if place and name in CONFIG_FLAGS:
             path, _, preset = (value if equals else following).partition(":")
-            return path, preset
+            return place if equals else place + 1, path, preset
     raise UserError("--config is missing; example: python launch.py --config experiments/bypass.py")
 
 
-def plan_table(plan: sweep.Plan) -> Table:
-    table = Table("run", "params", "MACs", title=f"{plan.experiment} on {plan.preset}: {len(plan.runs)} runs")
+def recorded_config(workdir: Path) -> Mapping[str, Any]:
+    """The configuration of a workdir's runs; `UserError` where there are none."""
+    manifest = read_json(workdir / sweep.MANIFEST)
+    if manifest is None:
+        raise UserError(f"--workdir: {workdir} holds no runs yet")
+    return dict(manifest.get("config", {}))
+
+
+def plan_table(plan: planning.Plan) -> Table:
+    table = Table(
+        Column("run", overflow="fold"),
+        "params",
+        "MACs",
+        title=f"{plan.experiment} on {plan.preset}: {len(plan.runs)} runs",
+    )
     for run in plan.runs:
         params, macs = run.cost
-        table.add_row(run.name, f"{params:,}", f"{macs:,}")
+        table.add_row(Text(run.name), f"{params:,}", f"{macs:,}")
     return table
 
 
 class StopRequest:
-    """Turns SIGINT and SIGTERM into a wish that the training loop looks at after each step.
+    """Turns the signals that end a program into a wish that the training loop looks at after each step.
 
-    A second Ctrl-C kills; a second SIGTERM does not, because schedulers send several before they kill.
+    Also a reader of stdout that left, which calls `request`. SIGHUP stays ignored where `nohup` has it so. A second
+    Ctrl-C kills; a second SIGTERM does not, because schedulers send several before they kill.
     """
 
     def __init__(self) -> None:
         self._requested = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._request)
 
-    def _request(self, number: int, frame: object) -> None:
+    def listen(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._signalled)
+
+    def request(self) -> None:
         self._requested = True
+
+    def _signalled(self, number: int, frame: object) -> None:
+        self.request()
         if number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
 
@@ -171,13 +221,7 @@ class StopRequest:
 def run_main(argv: list[str]) -> int:
     """`main`, with one line for whatever a person can mend."""
     try:
-        return main(argv)
-    except OSError as error:
-        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
-        return EXIT_WRONG_INPUT
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_WRONG_INPUT
+        return terminal.exit_code(lambda: main(argv))
     except Exception:
         if not processes.several():
             raise
@@ -187,6 +231,7 @@ def run_main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     malloc.restart_with_tuned_malloc()
+    terminal.prepare_output()
     code = run_main(sys.argv)
     if code and processes.several():
         processes.leave(code)

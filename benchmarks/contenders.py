@@ -21,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from experiments import base, bypass
-from squeezenet_jax.experiment import sweep
+from squeezenet_jax.experiment import plan as planning
 from squeezenet_jax.settings import Settings, from_config
 from squeezenet_jax.weights.bundle import flatten, parameter_shapes, unflatten
 
@@ -59,12 +59,12 @@ def workload_settings(name: str) -> Settings:
         "train.batch_size": int(batch[1:]),
         "train.eval_batch_size": int(batch[1:]),
     }
-    return from_config(sweep.unflatten(sweep.flatten(base.get_config().to_dict()) | changes))
+    return from_config(planning.unflatten(planning.flatten(base.get_config().to_dict()) | changes))
 
 
 def main_job_settings() -> Settings:
     """Of one run of the main job, `MAIN_JOB`."""
-    plan = sweep.plan(bypass, base.PRESET, bypass.get_config().to_dict(), ())
+    plan = planning.plan(bypass, base.PRESET, bypass.get_config().to_dict(), ())
     (run,) = plan.only(MAIN_JOB).runs
     return run.settings
 

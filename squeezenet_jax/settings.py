@@ -14,7 +14,7 @@ from typing import Any
 
 from squeezenet_jax.network import architecture
 from squeezenet_jax.network.architecture import BYPASSES, GEOMETRIES, STEMS, VERSIONS, Architecture, Metaparameters
-from squeezenet_jax.system import fields
+from squeezenet_jax.system import fields, nested
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.system.fields import require, setting
 
@@ -91,6 +91,7 @@ class DataSettings:
     dir: str = setting("~/tensorflow_datasets", "TFDS's; of folder: the one with `train/<class>/`", decides=False)
     train_split: str = setting("train", "a split, or a part: train[:80%], train[80%:], train[100:200]")
     eval_split: str = setting("", "the same; empty: test, or validation where there is no test")
+    allow_overlap: bool = setting(False, "lets images be trained on and evaluated as well", decides=False)
     image_size: int = setting(224, "px; smaller images are enlarged to it", low=1)
     channels: int = setting(3, "1 (grey) or 3 (RGB)", low=1)
     num_classes: int = setting(0, "0: as many as the dataset has", low=0)
@@ -185,6 +186,23 @@ ROWS = tuple(fields.rows(Settings))
 DEFAULTS: dict[str, Any] = {row.name: row.default for row in ROWS}  # by dotted name
 # Fields that say where and how things are done and do not change a result.
 PLACES = {row.name for row in ROWS if not row.rule.decides}
+# A field that has no effect unless another has a certain value.
+ONLY_WITH = {
+    "model.bypass_relu": ("model.bypass", "complex"),
+    "model.lsuv_std": ("model.kernel_init", "lsuv"),
+    "model.init_from": ("model.start", "init_from"),
+    "data.crop_min_area": ("data.crop", "random_resized"),
+    "data.eval_resize": ("data.crop", "random_resized"),
+    "optimizer.poly_power": ("optimizer.schedule", "poly"),
+    "optimizer.beta2": ("optimizer.name", "adamw"),
+}
+
+
+def effective(settings: Settings) -> dict[str, Any]:
+    """The settings by dotted name, without those that have no effect beside the others: equal ones do the same."""
+    flat = nested.flatten(dataclasses.asdict(settings), ".")
+    idle = {name for name, (other, value) in ONLY_WITH.items() if flat[other] != value}
+    return {name: value for name, value in flat.items() if name not in idle}
 
 
 def from_config(config: Mapping[str, Any]) -> Settings:

@@ -11,7 +11,7 @@ import pytest
 from experiments import base
 from squeezenet_jax import settings
 from squeezenet_jax.data import catalog
-from squeezenet_jax.experiment.sweep import flatten, unflatten
+from squeezenet_jax.experiment.plan import flatten, unflatten
 from squeezenet_jax.network import architecture
 from squeezenet_jax.settings import Settings
 from squeezenet_jax.system import fields
@@ -53,12 +53,6 @@ LEFT |= {"model.init_from", "model.start", "model.freeze"}
 LEFT |= {"seed", "data.train_split", "data.eval_split", "data.num_classes", "data.decoder"}
 LEFT |= {f"train.{name}" for name in ("accumulation_steps", "eval_batch_size", "eval_every_epochs", "stall_margin")}
 LEFT |= {f"train.{name}" for name in ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints")}
-# What has a meaning only where another field has a certain value.
-OF = {
-    "model.lsuv_std": ("model.kernel_init", "lsuv"),
-    "data.crop_min_area": ("data.crop", "random_resized"),
-    "data.eval_resize": ("data.crop", "random_resized"),
-}
 
 
 @pytest.mark.parametrize("preset", base.PRESETS)
@@ -66,7 +60,8 @@ def test_every_preset_is_complete(preset):
     named = base.PRESETS[preset]
     assert named.keys() <= settings.DEFAULTS.keys()
     for name in settings.DEFAULTS.keys() - settings.PLACES - LEFT - named.keys():
-        assert name in OF and named[OF[name][0]] != OF[name][1], f"{preset} leaves {name} open"
+        other, value = settings.ONLY_WITH[name]
+        assert named[other] != value, f"{preset} leaves {name} open"
     assert {name for name in settings.DEFAULTS if name.startswith("optimizer.")} <= named.keys()
 
 

@@ -104,15 +104,24 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(data: DataSettings) -> None:
-    """Raises `UserError` where name, splits, classes or channels do not fit the dataset."""
+    """Raises `UserError` where name, splits, classes, channels or crops do not fit the dataset."""
     found = info(data.name, data.dir)
+    if data.name == "digits" and data.crop != "whole":
+        raise UserError(f"data.crop: {data.crop} is not possible on digits, of 8 x 8 px; it must be whole")
     allowed = {"num_classes": (found.num_classes,), "channels": (1, 3)}
     for field, values in allowed.items():
         if getattr(data, field) not in values:
             expected = " or ".join(map(str, values))
             raise UserError(f"data.{field}: {getattr(data, field)} does not match {data.name}; it must be {expected}")
-    for field in ("train_split", "eval_split"):
-        parse_split(f"data.{field}", getattr(data, field), data.name, found)
+    train, held_out = (
+        parse_split(f"data.{field}", getattr(data, field), data.name, found) for field in ("train_split", "eval_split")
+    )
+    first, behind = max(train.start, held_out.start), min(train.stop, held_out.stop)
+    if train.name == held_out.name and first < behind and not data.allow_overlap:
+        raise UserError(
+            f"data.eval_split: {data.eval_split} shares {behind - first:,} images with data.train_split, which is "
+            f"{data.train_split}; accuracy on them says nothing (data.allow_overlap=True evaluates them all the same)"
+        )
 
 
 def parse_split(field: str, text: str, dataset: str, found: DatasetInfo) -> Split:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezenet_jax.experiment import sweep
+from squeezenet_jax.experiment.plan import Plan
 from squeezenet_jax.runs.directory import FINISHED, RunDirectory, read_json, write_json
 from squeezenet_jax.system.errors import UserError, unknown
 
@@ -129,7 +130,7 @@ class Submission:
         return ["nothing to submit: every run is finished"]
 
 
-def submit(plan: sweep.Plan, workdir: Path, options: Options, arguments: Sequence[str]) -> Submission:
+def submit(plan: Plan, workdir: Path, options: Options, arguments: Sequence[str]) -> Submission:
     """Submits the plan's runs that are neither finished nor queued; `arguments` are launch.py's, of this command."""
     workdir = workdir.absolute()
     logs = workdir / "slurm"

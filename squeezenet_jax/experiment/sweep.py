@@ -1,123 +1,32 @@
-"""From an experiment file to finished runs: plan the sweep, run what is missing, compare what is there.
+"""Runs of a plan: run what is missing, compare what is there.
 
-A run's directory is `<workdir>/<its swept values>`, so running the same command again skips what is done and resumes
-what is not. Planning imports no jax.
+A run's directory is `<workdir>/<its name>`, so running the same command again skips what is done and resumes what is
+not. What its inputs hold (images, weights) is part of what a run is; where they lie and how that is spelled is not.
 """
 
 import contextlib
 import dataclasses
-import importlib.util
+import functools
+import json
 import os
 import statistics
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from squeezenet_jax import report, settings
-from squeezenet_jax.data import catalog
+from squeezenet_jax.data import catalog, fingerprint
+from squeezenet_jax.experiment.plan import Plan, PlannedRun, flatten
 from squeezenet_jax.experiment.progress import Progress
-from squeezenet_jax.network import architecture
 from squeezenet_jax.runs.directory import FINISHED, RunDirectory, read_json, write_json
-from squeezenet_jax.system import nested, processes
-from squeezenet_jax.system.errors import UserError, check_choice, unknown
+from squeezenet_jax.system import processes
+from squeezenet_jax.system.errors import UserError
 
+# Settings that say where inputs lie; what they hold is compared instead.
+SPELLINGS = {*settings.PLACES, "model.init_from"}
 MANIFEST = "experiment.json"  # in a workdir: which experiment, preset and configuration its runs belong to
-
-
-@dataclasses.dataclass(frozen=True)
-class PlannedRun:
-    name: str  # "bypass=simple,seed=1"
-    setting: str  # "bypass=simple": what the seeds of a setting share
-    overrides: Mapping[str, Any]
-    settings: settings.Settings
-
-    @property
-    def cost(self) -> tuple[int, int]:
-        """(parameters, MACs of one image)"""
-        return architecture.count(self.settings.trace())
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    experiment: str
-    preset: str
-    baseline: str  # the setting that the others are compared with
-    config: Mapping[str, Any]  # flat, without what is swept
-    runs: tuple[PlannedRun, ...]
-
-    def only(self, selection: str) -> "Plan":
-        """The part whose swept values are in `selection`, such as "bypass=simple,seed=1,seed=2"."""
-        wanted: dict[str, set[str]] = {}
-        values = [dict(part.split("=") for part in run.name.split(",")) for run in self.runs]
-        for part in selection.split(","):
-            key, _, value = part.strip().partition("=")
-            if key not in values[0]:
-                raise unknown("--only", key, values[0])
-            allowed = list(dict.fromkeys(run[key] for run in values))
-            if value not in allowed:
-                raise unknown(f"--only {key}", value, allowed)
-            wanted.setdefault(key, set()).add(value)
-        kept = [
-            planned
-            for planned, run in zip(self.runs, values, strict=True)
-            if all(run[key] in allowed for key, allowed in wanted.items())
-        ]
-        if not kept:
-            raise UserError(f"--only: no run has {selection}")
-        return dataclasses.replace(self, runs=tuple(kept))
-
-
-def load_experiment(path: str) -> ModuleType:
-    """Imports an experiment file; raises `UserError` where there is none or it lacks what an experiment has."""
-    file = Path(path)
-    if not file.is_file() or file.suffix != ".py":
-        raise unknown("--config", path, sorted(str(p) for p in Path("experiments").glob("*.py") if p.stem != "base"))
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for name in ("get_config", "sweep", "BASELINE"):
-        if not hasattr(module, name):
-            raise UserError(f"--config: {path} is not an experiment: it has no {name}")
-    return module
-
-
-def plan(experiment: ModuleType, preset: str, config: Mapping[str, Any], overridden: Iterable[str]) -> Plan:
-    """Expands an experiment's sweep over a config (nested, the command line's values in it) and checks every run."""
-    base = flatten(config)
-    if missing := settings.DEFAULTS.keys() - base.keys():
-        raise UserError(
-            f"config: {', '.join(sorted(missing))} missing; a group of fields can't be replaced, only its fields"
-        )
-    for key, what in getattr(experiment, "REQUIRED", {}).items():
-        if not base[key]:
-            raise UserError(f"{key}: {experiment.__name__} needs {what}; set --config.{key}=...")
-    base = catalog.resolve(base)
-    sweep: list[dict[str, Any]] = list(experiment.sweep())
-    swept = list(sweep[0])
-    for key in swept:
-        if key not in base:
-            raise unknown(f"sweep() of {experiment.__name__}", key, base)
-        if key in overridden:
-            part = f"--only {_short(key)}=... runs a part of the sweep"
-            raise UserError(f"{key}: can't be set, {experiment.__name__} sweeps it; {part}")
-    runs = []
-    for overrides in sweep:
-        if list(overrides) != swept:
-            raise UserError(f"sweep() of {experiment.__name__}: every run must set {', '.join(swept)}, in this order")
-        run_settings = settings.from_config(unflatten(base | overrides))
-        catalog.check(run_settings.data)
-        setting = _name({key: value for key, value in overrides.items() if key != "seed"})
-        runs.append(PlannedRun(_name(overrides), setting, overrides, run_settings))
-    baseline, names = _name(experiment.BASELINE), [run.name for run in runs]
-    check_choice(f"BASELINE of {experiment.__name__}", baseline, list(dict.fromkeys(run.setting for run in runs)))
-    if len(set(names)) < len(names) or any("/" in name or name.count("=") != len(swept) for name in names):
-        raise UserError(f"sweep() of {experiment.__name__}: its values do not give each run a name of its own")
-    fixed = {key: value for key, value in base.items() if key not in swept}
-    return Plan(experiment.__name__, preset, baseline, fixed, tuple(runs))
 
 
 def run(plan: Plan, workdir: Path, progress: Progress, should_stop: Callable[[], bool]) -> list[str]:
@@ -141,6 +50,7 @@ def run(plan: Plan, workdir: Path, progress: Progress, should_stop: Callable[[],
             if planned.name in unfinished:
                 train.check(planned.settings)
     claim(plan, workdir)
+    check_inputs(plan, workdir)
     busy, stopped = {}, False
     for number, planned in enumerate(plan.runs, start=1):
         directory = directories[planned.name]
@@ -175,6 +85,7 @@ def _run_one(
             "preset": plan.preset,
             "overrides": dict(planned.overrides),
             "settings": dataclasses.asdict(planned.settings),
+            "inputs": _inputs(planned.settings.data, planned.settings.model),
             "init_from": train.origin(planned.settings),
             "dataset": dataclasses.asdict(catalog.info(planned.settings.data.name, planned.settings.data.dir)),
             "command": sys.argv,
@@ -215,10 +126,8 @@ def claim(plan: Plan, workdir: Path) -> None:
     defaults = {key: value for key, value in settings.DEFAULTS.items() if key not in swept}
     here, there = (flatten(_as_json(m)) for m in (manifest, {**manifest, "config": defaults}))
     there |= flatten(existing)
-    # Another place of a folder of images is another dataset.
-    places = settings.PLACES - ({"data.dir"} if plan.config.get("data.name") == catalog.FOLDER else set())
     differing = [key for key in here | there if here.get(key) != there.get(key)]
-    differing = [key for key in differing if key.removeprefix("config.") not in places]
+    differing = [key for key in differing if key.removeprefix("config.") not in SPELLINGS]
     if not differing and not os.access(workdir, os.W_OK):
         raise UserError(f"--workdir: {workdir} is not writable")
     if differing:
@@ -226,6 +135,38 @@ def claim(plan: Plan, workdir: Path) -> None:
             f"{key.removeprefix('config.')} is {there.get(key)} there, {here.get(key)} here" for key in differing[:5]
         )
         raise UserError(f"--workdir: {workdir} holds other runs: {differences}; choose another --workdir")
+
+
+def check_inputs(plan: Plan, workdir: Path) -> None:
+    """Raises `UserError` where a run in `workdir` was begun with other images or weights than there are now.
+
+    What is not there now cannot be compared: a workdir may have come from another machine.
+    """
+    for planned in plan.runs:
+        before = RunDirectory(workdir / planned.name).read_description().get("inputs")
+        now = _inputs(planned.settings.data, planned.settings.model) if before else None
+        if before and now:
+            here, there = flatten(now), flatten(before)
+            for key in here | there:
+                if here.get(key) != there.get(key):
+                    raise UserError(
+                        f"--workdir: {workdir / planned.name} was begun with other inputs: {key} was "
+                        f"{there.get(key)}, now it is {here.get(key)}; choose another --workdir"
+                    )
+
+
+@functools.lru_cache(maxsize=64)  # a sweep's runs share theirs
+def _inputs(data: settings.DataSettings, model: settings.ModelSettings) -> dict[str, Any] | None:
+    """What the inputs of a run hold; None where they are not there."""
+    try:
+        found: dict[str, Any] = {"data": fingerprint.fingerprint(data)}
+        if model.weights:
+            from squeezenet_jax.weights import transfer  # jax
+
+            found["weights"] = transfer.digest(model)
+    except UserError:
+        return None
+    return found
 
 
 def compare(plan: Plan, workdir: Path) -> report.Comparison:
@@ -255,28 +196,5 @@ def _read_run(planned: PlannedRun, directory: RunDirectory) -> report.Run:
     )
 
 
-def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config by its dotted keys."""
-    return nested.flatten(config, ".")
-
-
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
-    return nested.unflatten(flat, ".")
-
-
 def _as_json(value: Any) -> Any:
-    import json
-
     return json.loads(json.dumps(value))
-
-
-def _short(key: str) -> str:
-    return key.rsplit(".", 1)[-1]
-
-
-def _name(overrides: Mapping[str, Any]) -> str:
-    return ",".join(
-        f"{_short(key)}={value:g}" if isinstance(value, float) else f"{_short(key)}={value}"
-        for key, value in overrides.items()
-    )

@@ -38,7 +38,7 @@ class RunDirectory:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         atomic.remove_left_over(self.path)
-        before = read_json(self.path / "run.json") or {}
+        before = self.read_description()
         earlier = before.pop("earlier_starts", []) + ([before] if before else [])
         write_json(self.path / "run.json", {**description, **provenance(), "earlier_starts": earlier})
 
@@ -63,6 +63,10 @@ class RunDirectory:
             file.write(f"{platform.node()}, process {os.getpid()}\n")
             file.flush()
             yield None
+
+    def read_description(self) -> dict[str, Any]:
+        """What `begin` wrote; empty before it did."""
+        return read_json(self.path / "run.json") or {}
 
     @property
     def status(self) -> str:

@@ -18,7 +18,7 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     missing = error.object[error.start : error.end]
-    return "".join(PLAIN.get(c) or codecs.backslashreplace_errors(_only(error, c))[0] for c in missing), error.end
+    return "".join(PLAIN.get(c) or str(codecs.backslashreplace_errors(_only(error, c))[0]) for c in missing), error.end
 
 
 def _only(error: UnicodeEncodeError, character: str) -> UnicodeEncodeError:

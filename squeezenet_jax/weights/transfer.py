@@ -1,5 +1,6 @@
 """Weights as the start of a training (`model.init_from`): what of them fits a run's network and data."""
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,15 @@ def load(model: ModelSettings) -> weights.Weights:
         return weights.load(model.weights)
     except UserError as error:
         raise UserError(f"model.init_from: {error}") from None
+
+
+def digest(model: ModelSettings) -> str:
+    """Of the parameters in `model.init_from`: equal for equal ones, in whatever file or folder they lie."""
+    sha256 = hashlib.sha256()
+    for name, tensor in sorted(bundle.flatten(load(model).params).items()):
+        sha256.update(f"{name} {tensor.shape}".encode())
+        sha256.update(np.ascontiguousarray(tensor).data)
+    return sha256.hexdigest()[:16]
 
 
 def _check_geometry(theirs: Architecture, ours: Architecture) -> None:

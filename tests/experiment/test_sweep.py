@@ -11,6 +11,7 @@ from tiny_settings import TINY
 
 from experiments import base, finetune
 from squeezenet_jax import settings
+from squeezenet_jax.experiment import plan as planning
 from squeezenet_jax.experiment import sweep
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.runs.directory import RunDirectory
@@ -28,8 +29,8 @@ def experiment(seeds=2, bypasses=("none", "simple"), name="toy"):
 
 def planned(module=None, overridden=(), **changes):
     dotted = {name.replace("__", "."): value for name, value in changes.items()}
-    config = sweep.unflatten(sweep.flatten(base.get_config().to_dict()) | TINY | dotted)
-    return sweep.plan(module or experiment(), "digits", config, overridden)
+    config = planning.unflatten(planning.flatten(base.get_config().to_dict()) | TINY | dotted)
+    return planning.plan(module or experiment(), "digits", config, overridden)
 
 
 def run(plan, workdir, should_stop=lambda: False):
@@ -92,7 +93,7 @@ def test_precedence_is_defaults_preset_experiment_sweep():
 def test_a_group_of_settings_cannot_be_replaced():
     config = base.get_config().to_dict() | {"optimizer": {"name": "sgd"}}
     with pytest.raises(UserError, match=r"optimizer\.peak_lr.*missing; a group of fields can't be replaced"):
-        sweep.plan(experiment(), "digits", config, [])
+        planning.plan(experiment(), "digits", config, [])
 
 
 def test_only_the_preset_that_finetune_is_about_is_cut_down_to_few_examples():
@@ -259,12 +260,12 @@ def test_shipped_experiments_plan_on_every_preset(path, tmp_path):
         (tmp_path / folder).mkdir(parents=True)
         for number in range(30):
             (tmp_path / folder / f"{number}.jpg").touch()
-    module = sweep.load_experiment(str(path))
+    module = planning.load_experiment(str(path))
     for preset in base.PRESETS:
         config = module.get_config(preset)
         config.model.init_from = "weights.safetensors"  # what finetune.py asks for
         config.data.dir = str(tmp_path)
-        plan = sweep.plan(module, preset, config.to_dict(), [])
+        plan = planning.plan(module, preset, config.to_dict(), [])
         assert plan.baseline in {run.setting for run in plan.runs}
         settings = {run.setting for run in plan.runs}
         assert len(plan.runs) == 3 * len(settings)  # three seeds each

@@ -1,0 +1,50 @@
+"""What data a run reads, as a few words that change when the data do, wherever they lie and however that is spelled.
+
+Cheap at ImageNet's size: names, sizes and labels of the images of a folder, and the descriptions and sizes of a
+prepared dataset's files; no image is read.
+"""
+
+import hashlib
+from collections.abc import Iterable
+
+from squeezenet_jax.data import catalog, folder
+from squeezenet_jax.settings import DataSettings
+
+DIGITS = 16  # of the SHA-256 that are kept
+
+
+def fingerprint(data: DataSettings) -> dict[str, str]:
+    """By split: "1433 images in 10 classes, 9f86d081884c7d65", of the splits that the run trains on and evaluates.
+
+    Equal for the same images under the same names and labels. Raises `UserError` where the data are not there.
+    """
+    found = catalog.info(data.name, data.dir)
+    texts = (getattr(data, field) for field in ("train_split", "eval_split"))
+    splits = dict.fromkeys(catalog.parse_split("data", text, data.name, found).name for text in texts)
+    return {
+        split: f"{found.splits[split]} images in {found.num_classes} classes, {_digest(_facts(data, found, split))}"
+        for split in splits
+    }
+
+
+def _facts(data: DataSettings, found: catalog.DatasetInfo, split: str) -> Iterable[str]:
+    if data.name == catalog.FOLDER:
+        scanned = folder.scan(data.dir)
+        yield repr(scanned.class_names)
+        yield from sorted(f"{item.file_name} {item.label} {item.size}" for item in scanned.splits[split])
+        return
+    yield repr((data.name, split, found))
+    directory = catalog.tfds_directory(data.name, data.dir)
+    if directory is not None:
+        for path in sorted(directory.iterdir()):
+            if path.suffix in (".json", ".txt") and path.name != "unreadable.txt":
+                yield f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+            elif f"-{split}." in path.name:
+                yield f"{path.name} {path.stat().st_size}"
+
+
+def _digest(facts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for fact in facts:
+        digest.update(fact.encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()[:DIGITS]

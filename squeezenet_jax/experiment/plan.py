@@ -1,0 +1,280 @@
+"""From an experiment file to the runs of its sweep: names, settings, and checks. Imports no jax.
+
+A run is named by its swept values, "bypass=simple,seed=1", which is also its directory; what the seeds of a setting
+share, "bypass=simple", names the setting. Read next: `sweep.py`, which runs a plan.
+"""
+
+import ast
+import dataclasses
+import importlib.util
+import inspect
+import re
+import sys
+import urllib.parse
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from squeezenet_jax import settings
+from squeezenet_jax.data import catalog
+from squeezenet_jax.network import architecture
+from squeezenet_jax.system import nested
+from squeezenet_jax.system.errors import UserError, check_choice, unknown
+
+SEED = "seed"
+ONE = "run"  # the name of a run, and of a setting, that has no swept values
+MOST_NAME = 200  # bytes; a file system allows 255, and the names of scratch files are longer
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedRun:
+    name: str
+    setting: str
+    overrides: Mapping[str, Any]
+    settings: settings.Settings
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        """(parameters, MACs of one image)"""
+        return architecture.count(self.settings.trace())
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    experiment: str
+    preset: str
+    baseline: str  # the setting that the others are compared with
+    config: Mapping[str, Any]  # flat, without what is swept or follows from it
+    runs: tuple[PlannedRun, ...]
+
+    def only(self, selection: str) -> "Plan":
+        """The part whose swept values are in `selection`, such as "bypass=simple,seed=1,seed=2"."""
+        names = _short_names(self.runs[0].overrides)
+        wanted: dict[str, list[str]] = {}
+        for part in _parts(selection):
+            name, _, text = part.partition("=")
+            if name not in names:
+                raise unknown("--only", name, names)
+            values = list(dict.fromkeys(run.overrides[names[name]] for run in self.runs))
+            if not any(_means(text, value) for value in values):
+                raise unknown(f"--only {name}", text, map(_text, values))
+            wanted.setdefault(names[name], []).append(text)
+        kept = [
+            run
+            for run in self.runs
+            if all(any(_means(text, run.overrides[key]) for text in texts) for key, texts in wanted.items())
+        ]
+        if not kept:
+            raise UserError(f"--only: no run has {selection}")
+        return dataclasses.replace(self, runs=tuple(kept))
+
+
+def load_experiment(path: str, root: Path = Path()) -> ModuleType:
+    """Imports an experiment file, below the current folder or `root`; it may import what lies beside it.
+
+    Raises `UserError` where there is none, it lacks what an experiment has, or it cannot be imported.
+    """
+    file = next((file for file in (Path(path).expanduser(), root / path) if file.is_file()), None)
+    if file is None or file.suffix != ".py":
+        found = {
+            str(p.relative_to(root)) for p in (root / "experiments").glob("*.py") if p.stem not in ("base", "__init__")
+        }
+        raise unknown("--config", path, sorted(found))
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    beside = str(file.resolve().parent)
+    if beside not in sys.path:
+        sys.path.append(beside)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"--config: {path} cannot be imported ({_reason(error)})") from error
+    for name in ("get_config", "sweep", "BASELINE"):
+        if not hasattr(module, name):
+            raise UserError(f"--config: {path} is not an experiment: it has no {name}")
+    return module
+
+
+def get_config(experiment: ModuleType, path: str, preset: str) -> tuple[str, dict[str, Any]]:
+    """(preset, flat config) of an experiment: the preset that is asked for or, where that is "", its default.
+
+    The preset is "" where `get_config` takes no parameter. Raises `UserError` where preset and experiment do not fit.
+    """
+    parameters = inspect.signature(experiment.get_config).parameters
+    if not parameters and preset:
+        raise UserError(
+            f"--config: {path} has no presets, since its get_config takes no parameter; leave out :{preset}"
+        )
+    if parameters and not preset:
+        preset = next(iter(parameters.values())).default
+        if not isinstance(preset, str):
+            raise UserError(f"--config: {path} needs a preset, as in {path}:digits; its get_config has no default")
+    try:
+        config = experiment.get_config(preset) if parameters else experiment.get_config()
+        return preset, flatten(config.to_dict())
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"--config: get_config of {path} fails ({_reason(error)})") from error
+
+
+def plan(
+    experiment: ModuleType,
+    preset: str,
+    config: Mapping[str, Any],
+    overridden: Iterable[str],
+    recorded: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Expands an experiment's sweep over a config (nested, the command line's values in it) and checks every run.
+
+    `recorded`: the flat config that a workdir's runs were planned with, to read them back where their data are gone.
+    """
+    base = _plain(flatten(config))
+    if missing := settings.DEFAULTS.keys() - base.keys():
+        raise UserError(
+            f"config: {', '.join(sorted(missing))} missing; a group of fields can't be replaced, only its fields"
+        )
+    rows = _sweep(experiment)
+    swept = list(rows[0])
+    for key, what in getattr(experiment, "REQUIRED", {}).items():
+        if key not in swept and not base[key]:
+            raise UserError(f"{key}: {experiment.__name__} needs {what}; set --config.{key}=...")
+    names = {key: name for name, key in _short_names(rows[0]).items()}
+    for key in swept:
+        if key not in base:
+            raise unknown(f"sweep() of {experiment.__name__}", key, base)
+        if key in overridden:
+            part = f"--only {names[key]}=... runs a part of the sweep"
+            raise UserError(f"{key}: can't be set, {experiment.__name__} sweeps it; {part}")
+    flat_configs, runs = [], []
+    for overrides in rows:
+        flat = base | overrides
+        flat = flat | _resolved(flat, recorded)
+        run_settings = settings.from_config(unflatten(flat))
+        if recorded is None:
+            catalog.check(run_settings.data)
+        flat_configs.append(flat)
+        setting = _name(overrides, names, without=(SEED,))
+        runs.append(PlannedRun(_name(overrides, names), setting, overrides, run_settings))
+    _check_names(experiment.__name__, [run.name for run in runs])
+    _check_differences(runs)
+    baseline = _name(_plain(dict(experiment.BASELINE)), names)
+    check_choice(f"BASELINE of {experiment.__name__}", baseline, list(dict.fromkeys(run.setting for run in runs)))
+    first = flat_configs[0]
+    fixed = {key: x for key, x in first.items() if key not in swept and all(flat[key] == x for flat in flat_configs)}
+    return Plan(experiment.__name__, preset, baseline, fixed, tuple(runs))
+
+
+def _sweep(experiment: ModuleType) -> list[dict[str, Any]]:
+    """The rows of an experiment's sweep, all with the same keys."""
+    where = f"sweep() of {experiment.__name__}"
+    try:
+        rows = [_plain(dict(row)) for row in experiment.sweep()]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: gives no mappings of settings ({_reason(error)})") from error
+    if not rows:
+        raise UserError(f"{where}: gives no runs; for a single one it yields an empty mapping, {{}}")
+    for row in rows:
+        if list(row) != list(rows[0]):
+            raise UserError(f"{where}: every run must set {', '.join(rows[0]) or 'nothing'}, in this order")
+    return rows
+
+
+def _resolved(flat: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the config leaves to the dataset."""
+    if recorded is None:
+        return catalog.resolve(flat)
+    left_open = ("data.num_classes", "data.eval_split")
+    return {key: flat[key] or recorded.get(key, flat[key]) for key in left_open}
+
+
+def _check_names(experiment: str, names: Sequence[str]) -> None:
+    where = f"sweep() of {experiment}"
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise UserError(f"{where}: its values do not give each run a name of its own; two are {twice}")
+    longest = max(names, key=lambda name: len(name.encode()))
+    if len(longest.encode()) > MOST_NAME:
+        raise UserError(f"{where}: the name {longest[:60]}... has more than {MOST_NAME} bytes, too long for a folder")
+
+
+def _check_differences(runs: Sequence[PlannedRun]) -> None:
+    """Refuses to compare a run with itself: two whose swept values differ only in what has no effect."""
+    seen: dict[Any, str] = {}
+    for run in runs:
+        effective = tuple(settings.effective(run.settings).items())
+        if effective in seen:
+            raise UserError(
+                f"sweep(): {seen[effective]} and {run.name} are the same run: what differs has no effect with the "
+                "other settings"
+            )
+        seen[effective] = run.name
+
+
+def _short_names(keys: Iterable[str]) -> dict[str, str]:
+    """Short name -> key: "bypass" for model.bypass, or "optimizer.name" where "name" alone has two meanings."""
+    keys = list(keys)
+    last = [key.rsplit(".", 1)[-1] for key in keys]
+    return {key if last.count(name) > 1 else name: key for key, name in zip(keys, last, strict=True)}
+
+
+def _name(overrides: Mapping[str, Any], names: Mapping[str, str], without: Collection[str] = ()) -> str:
+    parts = [f"{names.get(key, key)}={_text(value)}" for key, value in overrides.items() if key not in without]
+    return ",".join(parts) or ONE
+
+
+def _text(value: Any) -> str:
+    """A value as it stands in a name, and so in that of a folder: no separator of names or paths in it."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, tuple):
+        return "x".join(map(_text, value))
+    # Everything but /, the comma, = and % is allowed.
+    return re.sub(r"[/,=%\x00-\x1f]", lambda match: urllib.parse.quote(match[0], safe=""), str(value))
+
+
+def _means(text: str, value: Any) -> bool:
+    """Whether what a person typed for --only is this value: by its name, or by what it says (1e-3, true)."""
+    if text == _text(value) or text == str(value):
+        return True
+    try:
+        typed = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
+    except (ValueError, SyntaxError):
+        return False
+    if isinstance(value, tuple) and isinstance(typed, tuple | list):
+        return tuple(typed) == value
+    return isinstance(typed, bool) == isinstance(value, bool) and bool(typed == value)
+
+
+def _parts(selection: str) -> list[str]:
+    """Split at commas, but not inside of brackets."""
+    return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", selection)]
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """NumPy's numbers as Python's, lists as tuples, paths as text."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return tuple(plain(item) for item in value)
+        if isinstance(value, Path):
+            return str(value)
+        return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
+
+    return {key: plain(value) for key, value in values.items()}
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config by its dotted keys."""
+    return nested.flatten(config, ".")
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    return nested.unflatten(flat, ".")

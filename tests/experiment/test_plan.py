@@ -1,0 +1,146 @@
+"""Experiments of one's own: whatever a sweep may hold has a name, a folder and a way to be selected."""
+
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_settings import TINY
+
+from experiments import base
+from squeezenet_jax.experiment import plan as planning
+from squeezenet_jax.system.errors import UserError
+
+
+def experiment(*rows, baseline=None, name="toy"):
+    module = types.ModuleType(name)
+    module.get_config = base.get_config
+    module.sweep = lambda: rows
+    module.BASELINE = {k: v for k, v in rows[0].items() if k != "seed"} if baseline is None and rows else baseline or {}
+    return module
+
+
+def planned(*rows, baseline=None, changes=None):
+    config = planning.unflatten(planning.flatten(base.get_config().to_dict()) | TINY | (changes or {}))
+    return planning.plan(experiment(*rows, baseline=baseline), "digits", config, ())
+
+
+def names(plan):
+    return [run.name for run in plan.runs]
+
+
+def swept(key, *values, seeds=1):
+    return [{key: value, "seed": seed} for value in values for seed in range(seeds)]
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "expected", "selections"),
+    [
+        ("optimizer.peak_lr", (1e-3, 2.0), ["peak_lr=0.001", "peak_lr=2"], ["1e-3", "0.001", ".001", "peak_lr"]),
+        ("model.width", (1.0, 0.125), ["width=1", "width=0.125"], ["1.0", "1", "1e0"]),
+        ("model.bypass_relu", (True, False), ["bypass_relu=True", "bypass_relu=False"], ["true", "True"]),
+        ("data.mean", ((0.5,), (0.25,)), ["mean=0.5", "mean=0.25"], ["(0.5,)", "0.5"]),
+    ],
+)
+def test_values_of_any_type_name_and_select_their_run(key, values, expected, selections):
+    plan = planned(*swept(key, *values), changes={"model.bypass": "complex"})
+    assert names(plan) == [f"{name},seed=0" for name in expected]
+    short = key.rsplit(".", 1)[-1]
+    for selection in selections:
+        if selection != short:
+            assert names(plan.only(f"{short}={selection},seed=0")) == [f"{expected[0]},seed=0"]
+
+
+def test_paths_and_commas_do_not_leave_the_name():
+    plan = planned(*swept("data.dir", "/a/b", "/c,d=e"))
+    assert names(plan) == ["dir=%2Fa%2Fb,seed=0", "dir=%2Fc%2Cd%3De,seed=0"]
+    assert names(plan.only("dir=/a/b")) == names(plan)[:1]
+
+
+def test_two_keys_with_one_last_name_are_told_apart():
+    rows = [{"optimizer.name": name, "data.name": "digits", "seed": 0} for name in ("sgd", "adamw")]
+    plan = planned(*rows)
+    assert names(plan) == [f"optimizer.name={n},data.name=digits,seed=0" for n in ("sgd", "adamw")]
+    assert names(plan.only("optimizer.name=sgd")) == names(plan)[:1]
+
+
+def test_seeds_only_and_a_single_run_have_names():
+    plan = planned({"seed": 0}, {"seed": 1})
+    assert (names(plan), plan.baseline) == (["seed=0", "seed=1"], "run")
+    assert {run.setting for run in plan.runs} == {"run"}
+    plan = planned({})
+    assert (names(plan), plan.baseline, plan.runs[0].setting) == (["run"], "run", "run")
+
+
+def test_numpys_numbers_are_taken():
+    plan = planned(*({"model.width": w, "seed": s} for w in np.array([0.125, 0.25]) for s in np.arange(2)))
+    assert names(plan)[-1] == "width=0.25,seed=1"
+    assert type(plan.runs[0].settings.seed) is int
+
+
+def test_an_empty_sweep_is_one_line():
+    with pytest.raises(UserError, match=r"sweep\(\) of toy: gives no runs"):
+        planned(baseline={})
+
+
+def test_a_sweep_that_compares_a_thing_with_itself_is_refused():
+    with pytest.raises(UserError, match=r"crop_min_area=0\.08,seed=0 and crop_min_area=0\.5,seed=0 are the same run"):
+        planned(*swept("data.crop_min_area", 0.08, 0.5))
+    with pytest.raises(UserError, match="are the same run"):
+        planned(*swept("optimizer.poly_power", 0.5, 1.0))
+
+
+def test_what_a_dataset_decides_is_found_for_each_run(tmp_path):
+    """A swept dataset has its own number of classes and its own split to evaluate."""
+    for name in (
+        "three/train/a",
+        "three/train/b",
+        "three/train/c",
+        "three/val/a",
+        "two/train/a",
+        "two/train/b",
+        "two/val/b",
+    ):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.png").write_bytes(b"x")
+    rows = swept("data.dir", str(tmp_path / "three"), str(tmp_path / "two"))
+    changes = {"data.name": "folder", "data.train_split": "train", "data.eval_split": "", "data.num_classes": 0}
+    plan = planned(*rows, changes=changes | {"data.channels": 3, "data.mean": (0.5,), "data.std": (0.5,)})
+    assert [run.settings.data.num_classes for run in plan.runs] == [3, 2]
+    assert "data.num_classes" not in plan.config
+    assert plan.config["data.eval_split"] == "validation"
+
+
+def test_a_helper_module_beside_the_experiment_is_imported(tmp_path):
+    (tmp_path / "my_values.py").write_text("WIDTHS = (0.125, 0.25)\n")
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from experiments import base\nfrom my_values import WIDTHS\nBASELINE = {'model.width': WIDTHS[0]}\n"
+        "def get_config():\n    return base.get_config()\n"
+        "def sweep():\n    yield from ({'model.width': w, 'seed': 0} for w in WIDTHS)\n"
+    )
+    module = planning.load_experiment(str(file))
+    assert [row["model.width"] for row in module.sweep()] == [0.125, 0.25]
+
+
+def test_an_experiment_that_cannot_be_imported_is_one_line(tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text("import nothing_of_that_name\n")
+    with pytest.raises(UserError, match=r"broken\.py cannot be imported \(ModuleNotFoundError: No module named"):
+        planning.load_experiment(str(file))
+
+
+def test_an_experiment_is_found_below_the_launcher_too(tmp_path, monkeypatch):
+    root = Path(__file__).parents[2]
+    monkeypatch.chdir(tmp_path)
+    assert planning.load_experiment("experiments/bypass.py", root).__name__ == "bypass"
+
+
+def test_recorded_values_stand_in_for_data_that_are_gone():
+    changes = {"data.name": "folder", "data.dir": "/gone", "data.eval_split": "", "data.num_classes": 0}
+    changes |= {"data.channels": 3, "data.mean": (0.5,), "data.std": (0.5,)}
+    config = planning.unflatten(planning.flatten(base.get_config().to_dict()) | TINY | changes)
+    recorded = {"data.num_classes": 7, "data.eval_split": "validation"}
+    plan = planning.plan(experiment({"seed": 0}), "folder", config, (), recorded)
+    data = plan.runs[0].settings.data
+    assert (data.num_classes, data.eval_split) == (7, "validation")
