@@ -76,6 +76,7 @@ class Row:
     """One setting and what its seeds say about it."""
 
     name: str
+    is_baseline: bool
     overrides: Mapping[str, object]
     runs: tuple[Run, ...]  # all of them
     seeds: tuple[int, ...]  # of the runs that count
@@ -108,7 +109,7 @@ class Comparison:
 
     @property
     def others(self) -> list[Row]:
-        return [row for row in self.rows if row.name != self.baseline]
+        return [row for row in self.rows if not row.is_baseline]
 
 
 def compare(experiment: str, preset: str, baseline: str, runs: Iterable[Run]) -> Comparison:
@@ -142,6 +143,7 @@ def _row(name: str, runs: Sequence[Run], reference: Mapping[int, float] | None) 
         texts.append(f"{len(differences)} paired")
     return Row(
         name=name,
+        is_baseline=reference is None,
         overrides=first.overrides,
         runs=tuple(runs),
         seeds=tuple(results),

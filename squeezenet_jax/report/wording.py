@@ -1,8 +1,6 @@
-"""The comparison in words and cells, which console, Markdown and page share. Read next: `files.py`."""
+"""The comparison in words, which console, Markdown and page share. Read next: `columns.py`."""
 
-from squeezenet_jax.report.comparison import Comparison, Estimate, Row, half_width
-
-HEADERS = ("setting", "n", "top-1 %", "top-5 %", "Δ top-1 [95 %]", "params", "MiB", "MACs", "images/s", "notes")
+from squeezenet_jax.report.comparison import Comparison, Estimate, half_width
 
 
 def percent(value: Estimate) -> str:
@@ -14,19 +12,6 @@ def percent(value: Estimate) -> str:
 def points(fraction: float) -> str:
     """A difference in percentage points, with its sign."""
     return f"{round(100 * fraction, 2) + 0.0:+.2f}".replace("-", "−")  # + 0.0: no −0.00
-
-
-def cells(comparison: Comparison, row: Row) -> tuple[str, ...]:
-    """A row as people read it, in the order of HEADERS."""
-    delta = "baseline" if row.name == comparison.baseline else "–"
-    if row.delta.mean is not None:
-        interval = () if row.delta.low is None or row.delta.high is None else (row.delta.low, row.delta.high)
-        delta = points(row.delta.mean) + (f" [{', '.join(map(points, interval))}]" if interval else "")
-        delta += {"unclear": " †", "no interval": " ‡"}.get(row.delta.verdict, "")
-    unit, scale = ("M", 10**6) if row.macs >= 10**6 else ("k", 10**3)
-    sizes = (f"{row.params:,}", f"{row.mib:.2f}", f"{row.macs / scale:,.1f} {unit}")
-    speed = "–" if row.images_per_second is None else f"{row.images_per_second:,.0f}"
-    return (row.name, str(row.n), percent(row.top1), percent(row.top5), delta, *sizes, speed, row.notes)
 
 
 def answer(comparison: Comparison) -> str:
@@ -79,16 +64,8 @@ def footnotes(comparison: Comparison) -> list[str]:
     return [text for text, applies in notes.items() if applies]
 
 
-def reading(comparison: Comparison) -> list[str]:
-    """How to read the table, ending with the footnotes."""
+def count_points(comparison: Comparison) -> str:
+    """What one image is worth, as a sentence behind another one; "" where runs were evaluated on different numbers."""
     counts = {int(run.result.get("count", 0)) for row in comparison.rows for run in row.runs if run.result}
     count = counts.pop() if len(counts) == 1 else 0
-    return [
-        "top-1, top-5: percent of the evaluated images, mean ± standard deviation over the n seeds of a row. The "
-        "spread is that between seeds; it says nothing about other images."
-        + (f" One image of {count:,} is {100 / count:.2g} points." if count else ""),
-        f"Δ: top-1 minus that of {comparison.baseline} with the same seed, averaged over the seeds that both have; in "
-        "percentage points, with a 95 % Student-t interval.",
-        "MiB: the parameters at 4 bytes each. MACs: multiply-adds for one image.",
-        *footnotes(comparison),
-    ]
+    return f" One image of {count:,} is {100 / count:.2g} points." if count else ""
