@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import importlib.util
 import os
-import statistics
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +17,7 @@ from typing import Any
 
 from squeezenet_jax import report, settings
 from squeezenet_jax.data import catalog
+from squeezenet_jax.experiment import results
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.network import architecture
 from squeezenet_jax.runs.directory import FINISHED, RunDirectory, read_json, write_json
@@ -222,29 +222,13 @@ def claim(plan: Plan, workdir: Path) -> None:
 
 def compare(plan: Plan, workdir: Path) -> report.Comparison:
     """Reads the plan's runs back from `workdir` and compares them."""
-    runs = [_read_run(planned, RunDirectory(workdir / planned.name)) for planned in plan.runs]
+    runs = [
+        results.read_run(
+            RunDirectory(workdir / planned.name), planned.setting, planned.overrides, planned.settings, planned.cost
+        )
+        for planned in plan.runs
+    ]
     return report.compare(plan.experiment, plan.preset, plan.baseline, runs)
-
-
-def _read_run(planned: PlannedRun, directory: RunDirectory) -> report.Run:
-    status, metrics = directory.status, directory.read_metrics()
-    curves = {name: [record for record in metrics if record["split"] == name] for name in ("train", "eval")}
-    final = None
-    if status in ("done", "stalled"):
-        rates = [record["images_per_second"] for record in curves["train"]]
-        final = curves["eval"][-1] | {"images_per_second": statistics.median(rates)}
-    params, macs = planned.cost
-    return report.Run(
-        setting=planned.setting,
-        overrides={key: value for key, value in planned.overrides.items() if key != "seed"},
-        seed=planned.settings.seed,
-        status=status,
-        params=params,
-        macs=macs,
-        final=final,
-        train_curve=curves["train"],
-        eval_curve=curves["eval"],
-    )
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import rich.text
 
 from squeezenet_jax.report.columns import COLUMNS, SHOWN, Column, reading
 from squeezenet_jax.report.comparison import Comparison, Row
+from squeezenet_jax.report.conditions import summary
 from squeezenet_jax.report.wording import answer, footnotes
 from squeezenet_jax.runs.directory import write_text
 
@@ -35,7 +36,10 @@ def print_table(comparison: Comparison, console: rich.console.Console) -> None:
         table.add_column(header, justify="left" if left else "right", no_wrap=not left, overflow="fold")
     for row in comparison.rows:
         table.add_row(*(_console_cell(group, row, narrow) for group in groups))
-    console.print(rich.text.Text(f"{comparison.experiment} on {comparison.preset}\n", style="bold"))
+    console.print(rich.text.Text(f"{comparison.experiment} on {comparison.preset}", style="bold"))
+    if how := summary(comparison):
+        console.print(rich.text.Text(how))
+    console.print()
     console.print(table)
     console.print(rich.text.Text(f"\n{answer(comparison)}", style="bold"))
     for line in footnotes(comparison):
@@ -62,15 +66,19 @@ def _console_cell(group: Iterable[Column], row: Row, narrow: bool) -> rich.text.
 
 
 def markdown(comparison: Comparison) -> str:
+    def escaped(text: str) -> str:
+        return re.sub(r"([\\`*<>&|])", r"\\\1", text)
+
     def line(texts: Iterable[str]) -> str:
-        return "| " + " | ".join(re.sub(r"([\\`*<>&|])", r"\\\1", text) for text in texts) + " |"
+        return "| " + " | ".join(map(escaped, texts)) + " |"
 
     table = [line(column.title for column in SHOWN)]
     table += ["|" + "|".join("---" if column.left else "---:" for column in SHOWN) + "|"]
     table += [line(column.text(row) for column in SHOWN) for row in comparison.rows]
     title = f"# {comparison.experiment} on {comparison.preset}"
     notes = [f"- {text}" for text in reading(comparison)]
-    return "\n".join([title, "", answer(comparison), "", *table, "", "How to read it:", "", *notes, ""])
+    how = [escaped(text), ""] if (text := summary(comparison)) else []
+    return "\n".join([title, "", answer(comparison), "", *how, *table, "", "How to read it:", "", *notes, ""])
 
 
 def as_json(comparison: Comparison) -> dict[str, object]:

@@ -6,6 +6,7 @@ import html
 from squeezenet_jax.report import figures
 from squeezenet_jax.report.columns import SHOWN, Column, reading
 from squeezenet_jax.report.comparison import Comparison, Row
+from squeezenet_jax.report.conditions import conditions, differences, environment, summary
 from squeezenet_jax.report.wording import answer
 
 # Light and dark variants of Okabe and Ito's colours (jfly.uni-koeln.de/color), which every reader can tell apart.
@@ -54,8 +55,11 @@ def _table(comparison: Comparison) -> str:
         data = "".join(_cell(column, row) for column in others)
         heading = f'<th role="rowheader" scope="row">{html.escape(first.text(row))}</th>'
         lines.append(f'<tr role="row">{heading}{data}</tr>')
+    caption = "Accuracy, difference to the baseline, size and speed of each setting."
+    if how := summary(comparison):
+        caption += f" {html.escape(how[0].upper() + how[1:])}."
     return (
-        '<table role="table"><caption>Accuracy, difference to the baseline, size and speed of each setting.</caption>'
+        f'<table role="table"><caption>{caption}</caption>'
         f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>'
         f'<tbody role="rowgroup">{"".join(lines)}</tbody></table>'
     )
@@ -83,6 +87,8 @@ def _facts(comparison: Comparison) -> str:
         "length of a run": lengths,
         "images evaluated": counts,
         "what a setting sets": changes,
+        **conditions(comparison),
+        **environment(comparison),
     }
     entries = {name: "<br/>".join(map(html.escape, texts)) for name, texts in facts.items() if texts}
     return f"<dl>{''.join(f'<dt>{name}</dt><dd>{text}</dd>' for name, text in entries.items())}</dl>"
@@ -115,7 +121,8 @@ def page(comparison: Comparison) -> str:
         if svg
     )
     unsound = "; ".join(f"{row.name}: {row.notes}" for row in comparison.rows if row.notes)
-    warning = f'<p class="warning" role="note"><b>Read with care.</b> {html.escape(unsound)}.</p>' if unsound else ""
+    cautions = html.escape(" ".join(([f"{unsound}."] if unsound else []) + differences(comparison)))
+    warning = f'<p class="warning" role="note"><b>Read with care.</b> {cautions}</p>' if cautions else ""
     title = html.escape(f"{comparison.experiment} on {comparison.preset}")
     subject = f"combination of {keys}" if " and " in keys else keys
     question = html.escape(f"Which {subject} does best, and which differ from {comparison.baseline}?")

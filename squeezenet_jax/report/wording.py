@@ -1,6 +1,7 @@
 """The comparison in words, which console, Markdown and page share. Read next: `columns.py`."""
 
 from squeezenet_jax.report.comparison import Comparison, Estimate, half_width
+from squeezenet_jax.report.conditions import differences
 
 
 def percent(value: Estimate) -> str:
@@ -20,9 +21,12 @@ def answer(comparison: Comparison) -> str:
     if not rows:
         return "No run has ended with an evaluation, so there is nothing to compare."
     best = max(rows, key=lambda row: row.top1.mean or 0.0)
-    tied = [row.name for row in rows if row.top1.mean == best.top1.mean]
-    score = percent(best.top1 if len(tied) == 1 else Estimate(best.top1.mean, None))
-    text = f"{', '.join(tied)} {'has' if len(tied) == 1 else 'share'} the highest mean top-1, {score} % (n = {best.n})"
+    tied = [row for row in rows if row.top1.mean == best.top1.mean]
+    if len(tied) == 1:
+        text = f"{best.name} has the highest mean top-1, {percent(best.top1)} % (n = {best.n})"
+    else:
+        names = ", ".join(f"{row.name} (n = {row.n})" for row in tied)
+        text = f"{names} share the highest mean top-1, {percent(Estimate(best.top1.mean, None))} %"
     verdicts = {row.name: row.delta.verdict for row in comparison.others}
     if not verdicts:
         return f"{text}."
@@ -60,8 +64,11 @@ def footnotes(comparison: Comparison) -> list[str]:
         "Runs that diverged, failed or did not finish are not in n: their row describes only the runs that are left.": (
             not all(run.result for run in runs)
         ),
+        "Without evaluation: the run ended, but its metrics do not hold the evaluation of its last step.": any(
+            "without evaluation" in row.notes for row in comparison.rows
+        ),
     }
-    return [text for text, applies in notes.items() if applies]
+    return [text for text, applies in notes.items() if applies] + differences(comparison)
 
 
 def count_points(comparison: Comparison) -> str:

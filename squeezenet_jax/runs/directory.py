@@ -64,6 +64,17 @@ class RunDirectory:
             file.flush()
             yield None
 
+    def is_held(self) -> bool:
+        """Whether a process runs it; also where the file system does not tell."""
+        try:
+            with (self.path / "lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
     @property
     def status(self) -> str:
         """The status last written; "missing" before there is one."""
@@ -99,7 +110,8 @@ class RunDirectory:
     def read_metrics(self) -> list[dict[str, Any]]:
         path = self.path / "metrics.jsonl"
         records = []
-        for line in path.read_text().splitlines() if path.exists() else []:
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        for line in text.splitlines():
             try:
                 records.append(json.loads(line))
             except json.JSONDecodeError:

@@ -92,8 +92,10 @@ class Monitor:
     def _look(self) -> None:
         """Notes the time when the ended window is seen to be computed; asked once a step, and never waits."""
         window = self._ended
-        if window.steps and window.done is None and window.steps[-1][1]["loss"].is_ready():
-            window.done = self._now()
+        if window.steps and window.done is None:
+            loss: Any = window.steps[-1][1]["loss"]
+            if loss.is_ready():
+                window.done = self._now()
 
     def _end_window(self) -> None:
         window, self._ended, self._open = self._ended, self._open, _Window()

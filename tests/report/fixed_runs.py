@@ -1,7 +1,12 @@
 """Runs with known numbers, and the comparison whose texts `before_columns/` holds."""
 
+import io
+from pathlib import Path
+
+import rich.console
+
 from squeezenet_jax import report
-from squeezenet_jax.report import Run, compare
+from squeezenet_jax.report import Run, compare, print_table, write
 
 BASE, SIMPLE = "bypass=none", "bypass=simple"
 TOP1 = {BASE: [0.961, 0.958, 0.967, 0.95], SIMPLE: [0.972, 0.964, 0.975, 0.966]}
@@ -31,3 +36,12 @@ def rows_of_every_kind() -> report.Comparison:
     runs += [a_run("bypass=complex", 0, 0.97), *(a_run("bypass=complex", s, None, "diverged") for s in (1, 2))]
     runs += [Run("bypass=tiny", {"model.bypass": "tiny"}, 0, "missing", 1234, 98_765, None)]
     return compare("bypass", "digits", BASE, runs)
+
+
+def every_text(comparison: report.Comparison, directory: Path) -> dict[str, str]:
+    """What each of the outputs says, by its name."""
+    console = rich.console.Console(width=400, file=io.StringIO(), record=True)
+    write(comparison, directory)
+    print_table(comparison, console)
+    files = {name: (directory / f"report.{name}").read_text() for name in ("md", "html", "csv", "json")}
+    return {"console": console.export_text(), **files}

@@ -1,6 +1,7 @@
 """The comparison against independent oracles, and its four files read back."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -12,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rich.console
-from fixed_runs import BASE, SIMPLE, TOP1, a_run, rows_of_every_kind, runs_of
+from fixed_runs import BASE, SIMPLE, TOP1, a_run, every_text, rows_of_every_kind, runs_of
 from scipy import stats
 
 from squeezenet_jax import report
-from squeezenet_jax.report import Run, columns, compare, files, page, print_table, write
+from squeezenet_jax.report import Run, columns, compare, files, page, print_table, wording, write
 from squeezenet_jax.system.errors import UserError
 
 
@@ -60,7 +61,7 @@ def test_one_seed_has_neither_std_nor_interval() -> None:
     assert row.delta.verdict == "no interval"
 
 
-@pytest.mark.parametrize("status", ["diverged", "failed", "preempted", "running", "missing"])
+@pytest.mark.parametrize("status", ["diverged", "failed", "hung", "killed", "preempted", "running", "missing", "new"])
 def test_a_run_without_a_result_leaves_n_and_is_named(status: str) -> None:
     row = row_of(runs_of(simple1=status))
     kept = [0, 2, 3]
@@ -86,6 +87,22 @@ def test_a_stalled_run_counts_and_is_named() -> None:
 def test_done_without_an_evaluation_is_named() -> None:
     runs = [*runs_of()[:-1], a_run(SIMPLE, 3, None)]
     assert (row_of(runs).n, row_of(runs).notes) == (3, "1 without evaluation")
+
+
+def test_rows_that_share_the_highest_mean_have_their_own_n() -> None:
+    runs = [a_run(BASE, seed, 0.9) for seed in range(3)] + [a_run(SIMPLE, seed, 0.9) for seed in range(2)]
+    text = wording.answer(compare("bypass", "digits", BASE, runs))
+    assert text.startswith(f"{BASE} (n = 3), {SIMPLE} (n = 2) share the highest mean top-1, 90.00 %")
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(2, False), (5, False), (6, True), (10, True)])
+def test_top5_of_five_classes_or_fewer_is_a_dash_everywhere(classes: int, shown: bool, tmp_path: Path) -> None:
+    runs = [dataclasses.replace(run, settings={"data.num_classes": classes}) for run in runs_of()]
+    texts = every_text(compare("bypass", "digits", BASE, runs), tmp_path)
+    assert [("99.00 ± 0.00" in texts[name]) for name in ("console", "md", "html")] == [shown] * 3
+    rows = json.loads(texts["json"])["rows"]
+    assert [row["top5"]["mean"] for row in rows] == [0.99 if shown else None] * 2
+    assert [line["top5_mean"] for line in csv.DictReader(io.StringIO(texts["csv"]))] == ["0.99" if shown else ""] * 2
 
 
 def test_a_baseline_without_results_leaves_every_delta_undefined() -> None:
