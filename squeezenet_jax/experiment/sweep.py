@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import json
 import os
-import statistics
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 
 from squeezenet_jax import report, settings
 from squeezenet_jax.data import catalog, fingerprint
+from squeezenet_jax.experiment import results
 from squeezenet_jax.experiment.plan import Plan, PlannedRun, flatten
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.runs.directory import FINISHED, RunDirectory, read_json, write_json
@@ -171,29 +171,13 @@ def _inputs(data: settings.DataSettings, model: settings.ModelSettings) -> dict[
 
 def compare(plan: Plan, workdir: Path) -> report.Comparison:
     """Reads the plan's runs back from `workdir` and compares them."""
-    runs = [_read_run(planned, RunDirectory(workdir / planned.name)) for planned in plan.runs]
+    runs = [
+        results.read_run(
+            RunDirectory(workdir / planned.name), planned.setting, planned.overrides, planned.settings, planned.cost
+        )
+        for planned in plan.runs
+    ]
     return report.compare(plan.experiment, plan.preset, plan.baseline, runs)
-
-
-def _read_run(planned: PlannedRun, directory: RunDirectory) -> report.Run:
-    status, metrics = directory.status, directory.read_metrics()
-    curves = {name: [record for record in metrics if record["split"] == name] for name in ("train", "eval")}
-    final = None
-    if status in ("done", "stalled"):
-        rates = [record["images_per_second"] for record in curves["train"]]
-        final = curves["eval"][-1] | {"images_per_second": statistics.median(rates)}
-    params, macs = planned.cost
-    return report.Run(
-        setting=planned.setting,
-        overrides={key: value for key, value in planned.overrides.items() if key != "seed"},
-        seed=planned.settings.seed,
-        status=status,
-        params=params,
-        macs=macs,
-        final=final,
-        train_curve=curves["train"],
-        eval_curve=curves["eval"],
-    )
 
 
 def _as_json(value: Any) -> Any:

@@ -9,15 +9,19 @@ n the runs of the row that ended with an exact evaluation and m the seeds for wh
 Accuracies and deltas are fractions (0 to 1) here; people read percent and percentage points. Read next: `wording.py`.
 """
 
+import collections
 import dataclasses
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from squeezenet_jax.system.errors import unknown
 
 COUNTED = ("done", "stalled")  # a stalled run was trained and evaluated like any other: leaving it out would flatter
-STATUSES = ("stalled", "diverged", "failed", "preempted", "running", "missing")  # the order in which notes name them
+# Every other status, in the order in which notes name them; "killed" is "running" with nobody who runs it.
+STATUSES = ("stalled", "diverged", "failed", "hung", "killed", "preempted", "running", "missing")
+TOP5_CLASSES = 6  # of fewer classes, the five best are all there are
 NO_WIDTH = 1e-9  # an interval narrower than this has no width but rounding error
 
 
@@ -34,6 +38,10 @@ class Run:
     final: Mapping[str, float] | None  # loss, top1, top5, count, images_per_second; None: no exact evaluation
     train_curve: Sequence[Mapping[str, float]] = ()  # step, epoch, loss, top1
     eval_curve: Sequence[Mapping[str, float]] = ()  # step, epoch, loss, top1, top5
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # all of them, flat: "train.batch_size"
+    started: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # its run.json; empty before it is started
+    images: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of "train" and "eval"; empty: not known
+    majority: float | None = None  # what always answering the evaluation's commonest class would score
 
     @property
     def result(self) -> Mapping[str, float] | None:
@@ -76,6 +84,7 @@ class Row:
     """One setting and what its seeds say about it."""
 
     name: str
+    is_baseline: bool
     overrides: Mapping[str, object]
     runs: tuple[Run, ...]  # all of them
     seeds: tuple[int, ...]  # of the runs that count
@@ -108,7 +117,7 @@ class Comparison:
 
     @property
     def others(self) -> list[Row]:
-        return [row for row in self.rows if row.name != self.baseline]
+        return [row for row in self.rows if not row.is_baseline]
 
 
 def compare(experiment: str, preset: str, baseline: str, runs: Iterable[Run]) -> Comparison:
@@ -134,19 +143,22 @@ def _row(name: str, runs: Sequence[Run], reference: Mapping[int, float] | None) 
         raise ValueError(f'"{name}": its runs differ in more than their seed')
     results = {run.seed: run.result for run in runs if run.result}
     differences = [final["top1"] - reference[s] for s, final in results.items() if s in reference] if reference else []
+    has_top5 = first.settings.get("data.num_classes", TOP5_CLASSES) >= TOP5_CLASSES
     speeds = [final["images_per_second"] for final in results.values() if "images_per_second" in final]
-    notes = {status: sum(run.status == status for run in runs) for status in STATUSES}
+    known = dict.fromkeys(["done", *STATUSES], 0)
+    notes = {**known, **collections.Counter(run.status for run in runs), "done": 0}
     notes["without evaluation"] = sum(run.status in COUNTED and not run.result for run in runs)
     texts = [f"{count} {what}" for what, count in notes.items() if count]
     if reference is not None and len(differences) < len(results):
         texts.append(f"{len(differences)} paired")
     return Row(
         name=name,
+        is_baseline=reference is None,
         overrides=first.overrides,
         runs=tuple(runs),
         seeds=tuple(results),
         top1=_estimate([final["top1"] for final in results.values()]),
-        top5=_estimate([final["top5"] for final in results.values()]),
+        top5=_estimate([final["top5"] for final in results.values() if has_top5]),
         delta=paired_delta(differences),
         differences=tuple(differences),
         params=first.params,

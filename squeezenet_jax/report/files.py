@@ -1,7 +1,6 @@
 """The comparison on the console and as files: report.md, report.csv, report.json, report.html."""
 
 import csv
-import dataclasses
 import io
 import itertools
 import json
@@ -16,41 +15,70 @@ import rich.console
 import rich.table
 import rich.text
 
+from squeezenet_jax.report.columns import COLUMNS, SHOWN, Column, reading
 from squeezenet_jax.report.comparison import Comparison, Row
-from squeezenet_jax.report.wording import HEADERS, answer, cells, footnotes, reading
+from squeezenet_jax.report.conditions import summary
+from squeezenet_jax.report.wording import answer, footnotes
 from squeezenet_jax.runs.directory import write_text
+
+NARROW = 115  # characters; on a console of fewer a row takes two lines
+STYLES = {"higher": "bold", "lower": "bold", "notes": "bold red"}  # on the console, by a cell's kind
 
 
 def print_table(comparison: Comparison, console: rich.console.Console) -> None:
-    """Prints the table, the answer and the footnotes; on a narrow console a row takes two lines."""
-    narrow = console.width < 115
-    groups = ((0, 9), (1,), (2,), (3,), (4,), *(((5, 6), (7, 8)) if narrow else ((5,), (6,), (7,), (8,))))
+    """Prints the table, the answer and the footnotes."""
+    narrow = console.width < NARROW
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+    groups = _stacked(narrow)
     for group in groups:
-        header = rich.text.Text("\n".join(HEADERS[i] for i in group if i < 9))
-        table.add_column(header, justify="right" if group[0] else "left", no_wrap=group[0] > 0, overflow="fold")
+        header = rich.text.Text("\n".join(column.title for column in group if not column.below))
+        left = group[0].left
+        table.add_column(header, justify="left" if left else "right", no_wrap=not left, overflow="fold")
     for row in comparison.rows:
-        styles = {4: "bold" if row.delta.verdict in ("higher", "lower") else "", 9: "bold red"}
-        plain = list(cells(comparison, row))
-        if narrow:  # break before ± and [, and allow it behind a comma of the name
-            plain = [plain[0].replace(",", ", "), *(re.sub(r" (?=[±\[])", "\n", text) for text in plain[1:])]
-        texts = [rich.text.Text(text, style=styles.get(i, "")) for i, text in enumerate(plain)]
-        table.add_row(*(rich.text.Text("\n").join(texts[i] for i in group if plain[i]) for group in groups))
-    console.print(rich.text.Text(f"{comparison.experiment} on {comparison.preset}\n", style="bold"))
+        table.add_row(*(_console_cell(group, row, narrow) for group in groups))
+    console.print(rich.text.Text(f"{comparison.experiment} on {comparison.preset}", style="bold"))
+    if how := summary(comparison):
+        console.print(rich.text.Text(how))
+    console.print()
     console.print(table)
     console.print(rich.text.Text(f"\n{answer(comparison)}", style="bold"))
     for line in footnotes(comparison):
         console.print(rich.text.Text(line))
 
 
-def markdown(comparison: Comparison) -> str:
-    def line(texts: Iterable[str]) -> str:
-        return "| " + " | ".join(re.sub(r"([\\`*<>&|])", r"\\\1", text) for text in texts) + " |"
+def _stacked(narrow: bool) -> list[list[Column]]:
+    """The columns by the place that they have on the console: each alone, or below another one."""
+    groups: dict[str, list[Column]] = {}
+    for column in SHOWN:
+        groups.setdefault(column.below or (column.narrow_below if narrow else "") or column.name, []).append(column)
+    return list(groups.values())
 
-    table = [line(HEADERS), "|---" + "|---:" * 8 + "|---|", *(line(cells(comparison, row)) for row in comparison.rows)]
+
+def _console_cell(group: Iterable[Column], row: Row, narrow: bool) -> rich.text.Text:
+    lines = []
+    for column in group:
+        text = column.text(row)
+        if narrow:  # break before ± and [, and allow it behind a comma of the name
+            text = re.sub(r",(?! )", ", ", text) if column.left else re.sub(r" (?=[±\[])", "\n", text)
+        style = next((STYLES[kind] for kind in column.kind(row).split() if kind in STYLES), "")
+        lines += [rich.text.Text(text, style=style)] if text else []
+    return rich.text.Text("\n").join(lines)
+
+
+def markdown(comparison: Comparison) -> str:
+    def escaped(text: str) -> str:
+        return re.sub(r"([\\`*<>&|])", r"\\\1", text)
+
+    def line(texts: Iterable[str]) -> str:
+        return "| " + " | ".join(map(escaped, texts)) + " |"
+
+    table = [line(column.title for column in SHOWN)]
+    table += ["|" + "|".join("---" if column.left else "---:" for column in SHOWN) + "|"]
+    table += [line(column.text(row) for column in SHOWN) for row in comparison.rows]
     title = f"# {comparison.experiment} on {comparison.preset}"
     notes = [f"- {text}" for text in reading(comparison)]
-    return "\n".join([title, "", answer(comparison), "", *table, "", "How to read it:", "", *notes, ""])
+    how = [escaped(text), ""] if (text := summary(comparison)) else []
+    return "\n".join([title, "", answer(comparison), "", *how, *table, "", "How to read it:", "", *notes, ""])
 
 
 def as_json(comparison: Comparison) -> dict[str, object]:
@@ -60,22 +88,23 @@ def as_json(comparison: Comparison) -> dict[str, object]:
 
 
 def _record(row: Row) -> dict[str, Any]:
-    overrides = {k: str(v) if v in (math.inf, -math.inf) else v for k, v in row.overrides.items()}  # no JSON numbers
-    record: dict[str, Any] = {"name": row.name, "overrides": overrides, "n": row.n}
-    record |= {field: dataclasses.asdict(getattr(row, field)) for field in ("top1", "top5", "delta")}
-    record |= {field: getattr(row, field) for field in ("params", "macs", "mib", "images_per_second", "notes")}
-    return record | {"seeds": list(row.seeds), "pairs": len(row.differences)}
+    record = {column.name: column.value(row) for column in COLUMNS}
+    infinite = (math.inf, -math.inf)  # no JSON numbers
+    return record | {"overrides": {k: str(v) if v in infinite else v for k, v in row.overrides.items()}}
 
 
 def as_csv(comparison: Comparison) -> str:
-    """report.json's rows, flat: `top1_mean`, `delta_low`, `config.model.bypass`."""
+    """report.json's rows, flat: `top1_mean`, `delta_low`, `config.model.bypass`; a list is its items with spaces."""
     records = []
     for row in comparison.rows:
-        record = _record(row)
-        parts = {part: record.pop(part) for part in ("top1", "top5", "delta")}
-        record |= {f"{part}_{key}": value for part, values in parts.items() for key, value in values.items()}
-        record |= {f"config.{key}": value for key, value in record.pop("overrides").items()}
-        records.append(record | {"seeds": " ".join(map(str, row.seeds))})
+        record: dict[str, Any] = {}
+        for name, value in _record(row).items():
+            prefix = "config." if name == "overrides" else f"{name}_"
+            if isinstance(value, dict):
+                record |= {f"{prefix}{key}": part for key, part in value.items()}
+            else:
+                record[name] = " ".join(map(str, value)) if isinstance(value, list) else value
+        records.append(record)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(itertools.chain(*records))), lineterminator="\n")
     writer.writeheader()

@@ -4,8 +4,10 @@ import collections
 import html
 
 from squeezenet_jax.report import figures
-from squeezenet_jax.report.comparison import Comparison
-from squeezenet_jax.report.wording import HEADERS, answer, cells, reading
+from squeezenet_jax.report.columns import SHOWN, Column, reading
+from squeezenet_jax.report.comparison import Comparison, Row
+from squeezenet_jax.report.conditions import conditions, differences, environment, summary
+from squeezenet_jax.report.wording import answer
 
 # Light and dark variants of Okabe and Ito's colours (jfly.uni-koeln.de/color), which every reader can tell apart.
 CSS = """
@@ -43,23 +45,29 @@ td::before{content:attr(data-label) " ";color:var(--mute);font-weight:400}}
 
 
 def _table(comparison: Comparison) -> str:
-    shown = len(HEADERS) - (not any(row.notes for row in comparison.rows))
+    """Columns that have something to say; the first one is the rows' heading."""
+    first, *others = [column for column in SHOWN if any(column.text(row) for row in comparison.rows)]
+    head = "".join(
+        f'<th role="columnheader" scope="col" class="{column.title}">{column.title}</th>' for column in (first, *others)
+    )
     lines = []
     for row in comparison.rows:
-        texts = [html.escape(text) for text in cells(comparison, row)[:shown]]
-        classes = {4: f"wide {row.delta.verdict.split(' ')[0] or 'baseline'}", 9: "wide notes"}
-        data = "".join(
-            f'<td role="cell" class="{classes.get(i, "")}" data-label="{HEADERS[i]}">{text}</td>'
-            for i, text in enumerate(texts)
-            if i
-        )
-        lines.append(f'<tr role="row"><th role="rowheader" scope="row">{texts[0]}</th>{data}</tr>')
-    head = "".join(f'<th role="columnheader" scope="col" class="{t}">{t}</th>' for t in HEADERS[:shown])
+        data = "".join(_cell(column, row) for column in others)
+        heading = f'<th role="rowheader" scope="row">{html.escape(first.text(row))}</th>'
+        lines.append(f'<tr role="row">{heading}{data}</tr>')
+    caption = "Accuracy, difference to the baseline, size and speed of each setting."
+    if how := summary(comparison):
+        caption += f" {html.escape(how[0].upper() + how[1:])}."
     return (
-        '<table role="table"><caption>Accuracy, difference to the baseline, size and speed of each setting.</caption>'
+        f'<table role="table"><caption>{caption}</caption>'
         f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>'
         f'<tbody role="rowgroup">{"".join(lines)}</tbody></table>'
     )
+
+
+def _cell(column: Column, row: Row) -> str:
+    text = html.escape(column.text(row))
+    return f'<td role="cell" class="{column.kind(row)}" data-label="{column.title}">{text}</td>'
 
 
 def _facts(comparison: Comparison) -> str:
@@ -79,6 +87,8 @@ def _facts(comparison: Comparison) -> str:
         "length of a run": lengths,
         "images evaluated": counts,
         "what a setting sets": changes,
+        **conditions(comparison),
+        **environment(comparison),
     }
     entries = {name: "<br/>".join(map(html.escape, texts)) for name, texts in facts.items() if texts}
     return f"<dl>{''.join(f'<dt>{name}</dt><dd>{text}</dd>' for name, text in entries.items())}</dl>"
@@ -111,7 +121,8 @@ def page(comparison: Comparison) -> str:
         if svg
     )
     unsound = "; ".join(f"{row.name}: {row.notes}" for row in comparison.rows if row.notes)
-    warning = f'<p class="warning" role="note"><b>Read with care.</b> {html.escape(unsound)}.</p>' if unsound else ""
+    cautions = html.escape(" ".join(([f"{unsound}."] if unsound else []) + differences(comparison)))
+    warning = f'<p class="warning" role="note"><b>Read with care.</b> {cautions}</p>' if cautions else ""
     title = html.escape(f"{comparison.experiment} on {comparison.preset}")
     subject = f"combination of {keys}" if " and " in keys else keys
     question = html.escape(f"Which {subject} does best, and which differ from {comparison.baseline}?")

@@ -1,8 +1,7 @@
-"""The comparison in words and cells, which console, Markdown and page share. Read next: `files.py`."""
+"""The comparison in words, which console, Markdown and page share. Read next: `columns.py`."""
 
-from squeezenet_jax.report.comparison import Comparison, Estimate, Row, half_width
-
-HEADERS = ("setting", "n", "top-1 %", "top-5 %", "Δ top-1 [95 %]", "params", "MiB", "MACs", "images/s", "notes")
+from squeezenet_jax.report.comparison import Comparison, Estimate, half_width
+from squeezenet_jax.report.conditions import differences
 
 
 def percent(value: Estimate) -> str:
@@ -16,28 +15,18 @@ def points(fraction: float) -> str:
     return f"{round(100 * fraction, 2) + 0.0:+.2f}".replace("-", "−")  # + 0.0: no −0.00
 
 
-def cells(comparison: Comparison, row: Row) -> tuple[str, ...]:
-    """A row as people read it, in the order of HEADERS."""
-    delta = "baseline" if row.name == comparison.baseline else "–"
-    if row.delta.mean is not None:
-        interval = () if row.delta.low is None or row.delta.high is None else (row.delta.low, row.delta.high)
-        delta = points(row.delta.mean) + (f" [{', '.join(map(points, interval))}]" if interval else "")
-        delta += {"unclear": " †", "no interval": " ‡"}.get(row.delta.verdict, "")
-    unit, scale = ("M", 10**6) if row.macs >= 10**6 else ("k", 10**3)
-    sizes = (f"{row.params:,}", f"{row.mib:.2f}", f"{row.macs / scale:,.1f} {unit}")
-    speed = "–" if row.images_per_second is None else f"{row.images_per_second:,.0f}"
-    return (row.name, str(row.n), percent(row.top1), percent(row.top5), delta, *sizes, speed, row.notes)
-
-
 def answer(comparison: Comparison) -> str:
     """The result in one sentence: which row is best, and which differ from the baseline."""
     rows = [row for row in comparison.rows if row.n]
     if not rows:
         return "No run has ended with an evaluation, so there is nothing to compare."
     best = max(rows, key=lambda row: row.top1.mean or 0.0)
-    tied = [row.name for row in rows if row.top1.mean == best.top1.mean]
-    score = percent(best.top1 if len(tied) == 1 else Estimate(best.top1.mean, None))
-    text = f"{', '.join(tied)} {'has' if len(tied) == 1 else 'share'} the highest mean top-1, {score} % (n = {best.n})"
+    tied = [row for row in rows if row.top1.mean == best.top1.mean]
+    if len(tied) == 1:
+        text = f"{best.name} has the highest mean top-1, {percent(best.top1)} % (n = {best.n})"
+    else:
+        names = ", ".join(f"{row.name} (n = {row.n})" for row in tied)
+        text = f"{names} share the highest mean top-1, {percent(Estimate(best.top1.mean, None))} %"
     verdicts = {row.name: row.delta.verdict for row in comparison.others}
     if not verdicts:
         return f"{text}."
@@ -75,20 +64,15 @@ def footnotes(comparison: Comparison) -> list[str]:
         "Runs that diverged, failed or did not finish are not in n: their row describes only the runs that are left.": (
             not all(run.result for run in runs)
         ),
+        "Without evaluation: the run ended, but its metrics do not hold the evaluation of its last step.": any(
+            "without evaluation" in row.notes for row in comparison.rows
+        ),
     }
-    return [text for text, applies in notes.items() if applies]
+    return [text for text, applies in notes.items() if applies] + differences(comparison)
 
 
-def reading(comparison: Comparison) -> list[str]:
-    """How to read the table, ending with the footnotes."""
+def count_points(comparison: Comparison) -> str:
+    """What one image is worth, as a sentence behind another one; "" where runs were evaluated on different numbers."""
     counts = {int(run.result.get("count", 0)) for row in comparison.rows for run in row.runs if run.result}
     count = counts.pop() if len(counts) == 1 else 0
-    return [
-        "top-1, top-5: percent of the evaluated images, mean ± standard deviation over the n seeds of a row. The "
-        "spread is that between seeds; it says nothing about other images."
-        + (f" One image of {count:,} is {100 / count:.2g} points." if count else ""),
-        f"Δ: top-1 minus that of {comparison.baseline} with the same seed, averaged over the seeds that both have; in "
-        "percentage points, with a 95 % Student-t interval.",
-        "MiB: the parameters at 4 bytes each. MACs: multiply-adds for one image.",
-        *footnotes(comparison),
-    ]
+    return f" One image of {count:,} is {100 / count:.2g} points." if count else ""

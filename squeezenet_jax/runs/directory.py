@@ -68,6 +68,17 @@ class RunDirectory:
         """What `begin` wrote; empty before it did."""
         return read_json(self.path / "run.json") or {}
 
+    def is_held(self) -> bool:
+        """Whether a process runs it; also where the file system does not tell."""
+        try:
+            with (self.path / "lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
     @property
     def status(self) -> str:
         """The status last written; "missing" before there is one."""
@@ -103,7 +114,8 @@ class RunDirectory:
     def read_metrics(self) -> list[dict[str, Any]]:
         path = self.path / "metrics.jsonl"
         records = []
-        for line in path.read_text().splitlines() if path.exists() else []:
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        for line in text.splitlines():
             try:
                 records.append(json.loads(line))
             except json.JSONDecodeError:

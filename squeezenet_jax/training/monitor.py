@@ -1,5 +1,6 @@
 """Watches a run: log lines that do not make the training wait, and the verdicts `diverged` and `stalled`."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -20,8 +21,19 @@ class Reporter(Protocol):
     def notice(self, text: str) -> None: ...
 
 
+@dataclasses.dataclass
+class _Window:
+    """Steps that are written as one line."""
+
+    steps: list[tuple[int, objective.Tally]] = dataclasses.field(default_factory=list)
+    done: tuple[float, float] | None = None  # clock, and input waited for, when its last step was seen to be computed
+
+
 class Monitor:
     """Collects the steps' tallies in windows; a window is fetched when the one after it is under way.
+
+    Its time is from the end of the window before to its own, each taken when the devices have computed its last step:
+    the host, which runs ahead, dispatches that step earlier and fetches its tallies later.
 
     A window ends every `train.log_every_steps` steps and at every evaluation and checkpoint, so that a run resumed from
     one of its regular checkpoints writes the lines that an uninterrupted one writes.
@@ -38,8 +50,7 @@ class Monitor:
         """`input_seconds` is how long the loop has waited for batches so far."""
         self._settings, self._directory, self._reporter = settings, directory, reporter
         self._steps_per_epoch, self._input_seconds = steps_per_epoch, input_seconds
-        self._open: list[tuple[int, objective.Tally]] = []
-        self._ended: list[tuple[int, objective.Tally]] = []
+        self._open, self._ended = _Window(), _Window()
         self._warned = False
         self.diverged = False  # a loss was not finite
         self.restart_clock()
@@ -57,11 +68,12 @@ class Monitor:
 
     def restart_clock(self) -> None:
         """What has passed since the last window does not count as training time."""
-        self._clock, self._waited = time.perf_counter(), self._input_seconds()
+        self._clock, self._waited = self._now()
 
     def add(self, step: int, tally: objective.Tally) -> None:
         """Takes what step number `step` (from 1) returned, which may still be being computed."""
-        self._open.append((step, tally))
+        self._look()
+        self._open.steps.append((step, tally))
         if step % self._settings.train.log_every_steps == 0:
             self._end_window()
 
@@ -74,16 +86,29 @@ class Monitor:
         self._directory.append_metrics(record)
         self._reporter.record(record)
 
+    def _now(self) -> tuple[float, float]:
+        return time.perf_counter(), self._input_seconds()
+
+    def _look(self) -> None:
+        """Notes the time when the ended window is seen to be computed; asked once a step, and never waits."""
+        window = self._ended
+        if window.steps and window.done is None:
+            loss: Any = window.steps[-1][1]["loss"]
+            if loss.is_ready():
+                window.done = self._now()
+
     def _end_window(self) -> None:
-        ended, self._ended, self._open = self._ended, self._open, []
-        if not ended:
-            return
-        last_step = ended[-1][0]
-        total = objective.total([tally for _, tally in ended])
-        began, waited = self._clock, self._waited
-        self.restart_clock()
+        window, self._ended, self._open = self._ended, self._open, _Window()
+        if window.steps:
+            self._write_window(window)
+        self._look()
+
+    def _write_window(self, window: _Window) -> None:
+        last_step = window.steps[-1][0]
+        total = objective.total([tally for _, tally in window.steps])  # waits until they are computed
+        (began, waited), (self._clock, self._waited) = (self._clock, self._waited), window.done or self._now()
         mean = objective.means(total)
-        mean |= {name: total[name] / len(ended) for name in ("grad_norm", "learning_rate")}
+        mean |= {name: total[name] / len(window.steps) for name in ("grad_norm", "learning_rate")}
         mean["images_per_second"] = mean.pop("count") / (self._clock - began)
         mean["input_wait"] = min((self._waited - waited) / (self._clock - began), 1.0)
         epoch = last_step / self._steps_per_epoch

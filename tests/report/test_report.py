@@ -1,6 +1,7 @@
 """The comparison against independent oracles, and its four files read back."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -12,32 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rich.console
+from fixed_runs import BASE, SIMPLE, TOP1, a_run, every_text, rows_of_every_kind, runs_of
 from scipy import stats
 
 from squeezenet_jax import report
-from squeezenet_jax.report import Run, compare, page, print_table, write
+from squeezenet_jax.report import Run, columns, compare, files, page, print_table, wording, write
 from squeezenet_jax.system.errors import UserError
-
-BASE, SIMPLE = "bypass=none", "bypass=simple"
-TOP1 = {BASE: [0.961, 0.958, 0.967, 0.95], SIMPLE: [0.972, 0.964, 0.975, 0.966]}
-
-
-def a_run(setting: str, seed: int, top1: float | None, status: str = "done", top5: float = 0.99) -> Run:
-    """A run of 4 epochs; `top1` None: one without a final evaluation."""
-    curve = [{"step": 10 * e, "epoch": e, "loss": 2 / e, "top1": 0.2 * e, "top5": 0.25 * e} for e in range(1, 5)]
-    final = {"loss": 0.1, "top1": top1 or 0.0, "top5": top5, "count": 1000, "images_per_second": 100.0 + seed}
-    overrides = {"model.bypass": setting.partition("=")[2]}
-    return Run(setting, overrides, seed, status, 1_248_424, 860_000_000, None if top1 is None else final, curve, curve)
-
-
-def runs_of(**statuses: str) -> list[Run]:
-    """Two rows of four seeds; `simple1="diverged"` gives that run this status and takes its evaluation away."""
-    found = []
-    for setting, values in TOP1.items():
-        for seed, top1 in enumerate(values):
-            status = statuses.get(f"{setting.partition('=')[2]}{seed}", "done")
-            found.append(a_run(setting, seed, top1 if status in ("done", "stalled") else None, status))
-    return found
 
 
 def row_of(runs: Sequence[Run], name: str = SIMPLE) -> report.Row:
@@ -80,7 +61,7 @@ def test_one_seed_has_neither_std_nor_interval() -> None:
     assert row.delta.verdict == "no interval"
 
 
-@pytest.mark.parametrize("status", ["diverged", "failed", "preempted", "running", "missing"])
+@pytest.mark.parametrize("status", ["diverged", "failed", "hung", "killed", "preempted", "running", "missing", "new"])
 def test_a_run_without_a_result_leaves_n_and_is_named(status: str) -> None:
     row = row_of(runs_of(simple1=status))
     kept = [0, 2, 3]
@@ -106,6 +87,22 @@ def test_a_stalled_run_counts_and_is_named() -> None:
 def test_done_without_an_evaluation_is_named() -> None:
     runs = [*runs_of()[:-1], a_run(SIMPLE, 3, None)]
     assert (row_of(runs).n, row_of(runs).notes) == (3, "1 without evaluation")
+
+
+def test_rows_that_share_the_highest_mean_have_their_own_n() -> None:
+    runs = [a_run(BASE, seed, 0.9) for seed in range(3)] + [a_run(SIMPLE, seed, 0.9) for seed in range(2)]
+    text = wording.answer(compare("bypass", "digits", BASE, runs))
+    assert text.startswith(f"{BASE} (n = 3), {SIMPLE} (n = 2) share the highest mean top-1, 90.00 %")
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(2, False), (5, False), (6, True), (10, True)])
+def test_top5_of_five_classes_or_fewer_is_a_dash_everywhere(classes: int, shown: bool, tmp_path: Path) -> None:
+    runs = [dataclasses.replace(run, settings={"data.num_classes": classes}) for run in runs_of()]
+    texts = every_text(compare("bypass", "digits", BASE, runs), tmp_path)
+    assert [("99.00 ± 0.00" in texts[name]) for name in ("console", "md", "html")] == [shown] * 3
+    rows = json.loads(texts["json"])["rows"]
+    assert [row["top5"]["mean"] for row in rows] == [0.99 if shown else None] * 2
+    assert [line["top5_mean"] for line in csv.DictReader(io.StringIO(texts["csv"]))] == ["0.99" if shown else ""] * 2
 
 
 def test_a_baseline_without_results_leaves_every_delta_undefined() -> None:
@@ -221,6 +218,41 @@ def test_any_state_of_a_sweep_can_be_reported(top1: float | None, tmp_path: Path
     write(comparison, tmp_path)
     parsed((tmp_path / "report.html").read_text())
     assert "1 missing" in (tmp_path / "report.md").read_text()
+
+
+def test_a_column_more_is_in_every_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def loss(row: report.Row) -> float:
+        return float(np.mean([run.result["loss"] for run in row.runs if run.result]))
+
+    more = columns.Column("loss", "final_loss", loss, lambda row: f"{loss(row):.5f}", lambda _: "loss: cross-entropy.")
+    for module, name in ((files, "COLUMNS"), (files, "SHOWN"), (page, "SHOWN"), (columns, "SHOWN")):
+        monkeypatch.setattr(module, name, (*getattr(module, name), more))
+    console = rich.console.Console(width=120, file=io.StringIO(), record=True)
+    comparison = compare("bypass", "digits", BASE, runs_of())
+    write(comparison, tmp_path)
+    print_table(comparison, console)
+    for text in (console.export_text(), *((tmp_path / f"report.{e}").read_text() for e in ("md", "html"))):
+        assert text.count("0.10000") == 2
+    assert [row["final_loss"] for row in json.loads((tmp_path / "report.json").read_text())["rows"]] == [0.1, 0.1]
+    assert [row["final_loss"] for row in csv.DictReader((tmp_path / "report.csv").open())] == ["0.1", "0.1"]
+    assert "loss: cross-entropy." in (tmp_path / "report.md").read_text()
+
+
+BEFORE = Path(__file__).parent / "before_columns"  # texts as the code wrote them when columns were numbers
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_console_is_what_it_was_before_columns_were_declared_once(width: int) -> None:
+    console = rich.console.Console(width=width, file=io.StringIO(), record=True)
+    print_table(rows_of_every_kind(), console)
+    assert console.export_text(styles=True) == (BEFORE / f"console_{width}.txt").read_text()
+
+
+def test_markdown_and_page_are_what_they_were_before_columns_were_declared_once(tmp_path: Path) -> None:
+    write(rows_of_every_kind(), tmp_path)
+    written = re.sub("<style>.*?</style>|<svg.*?</svg>", "", (tmp_path / "report.html").read_text(), flags=re.DOTALL)
+    assert (tmp_path / "report.md").read_text() == (BEFORE / "report.md").read_text()
+    assert written == (BEFORE / "report.html").read_text()
 
 
 @pytest.mark.parametrize("width", [80, 120])

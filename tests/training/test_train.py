@@ -253,6 +253,64 @@ def test_the_host_fetches_a_window_only_when_the_next_one_is_under_way(tiny, tmp
     assert events.count("fetched 3") == 4
 
 
+class SimulatedDevice:
+    """A clock, and a device that computes one step after the other, 32 images each, in `seconds` each."""
+
+    def __init__(self, seconds):
+        self.now, self.free, self.seconds, self.done = 100.0, 0.0, seconds, []
+
+    def step(self):
+        self.free = max(self.free, self.now) + self.seconds
+        self.done.append(self.free)
+        tally = dict.fromkeys(("loss", "top1", "top5", "grad_norm", "learning_rate"), 0) | {"count": 32}
+        return {name: SimulatedArray(self, self.free, value) for name, value in tally.items()}
+
+
+class SimulatedArray:
+    def __init__(self, device, ready, value):
+        self._device, self._ready, self._value = device, ready, value
+
+    def is_ready(self):
+        return self._device.now >= self._ready
+
+    def __array__(self, *_, **__):  # fetching it waits for it
+        self._device.now = max(self._device.now, self._ready)
+        return np.float64(self._value)
+
+
+@pytest.mark.parametrize("input_seconds", [0.0, 0.5, 3.0])  # faster and slower than the device
+@pytest.mark.parametrize("log_every", [1, 4, 20])
+def test_images_per_second_are_those_of_the_device_however_a_window_ends(
+    tiny, tmp_path, monkeypatch, log_every, input_seconds
+):
+    device, reporter, in_flight = SimulatedDevice(seconds=1.0), Silent(), devices.IN_FLIGHT
+    monkeypatch.setattr(monitor.time, "perf_counter", lambda: device.now)
+    waited = 0.0
+    settings = tiny(train__log_every_steps=log_every)
+    watch = monitor.Monitor(settings, RunDirectory(tmp_path), reporter, 45.0, lambda: waited)
+    ends = {0: device.now}
+    for step in range(1, 136):
+        device.now, waited = device.now + input_seconds, waited + input_seconds
+        tally = device.step()
+        device.now = max([device.now, *device.done[:-in_flight][-1:]])  # `devices.Pace`
+        watch.add(step, tally)
+        if step % 45 == 0 or step in (61, 88):  # evaluations, which take time of their own, and checkpoints
+            watch.flush()
+            device.now += 7.0
+            watch.restart_clock()
+            ends[step] = device.now
+    assert [record["step"] for record in reporter.records][-1] == 135
+    before = 0
+    for record in reporter.records:
+        step = record["step"]
+        images, seconds = 32 * (step - before), device.done[step - 1] - ends.get(before, device.done[before - 1])
+        # The host looks once a step: it may be late by one, at either end.
+        assert images / (seconds + 1.001 * max(1.0, input_seconds)) <= record["images_per_second"]
+        assert record["images_per_second"] <= images / max(seconds - 1.001 * max(1.0, input_seconds), 0.999)
+        assert record["input_wait"] <= 1
+        before = step
+
+
 def watched(tiny, tmp_path, losses):
     """A monitor that has been told of one step with each of these losses."""
     reporter = Silent()
@@ -260,7 +318,7 @@ def watched(tiny, tmp_path, losses):
     watch = monitor.Monitor(settings, RunDirectory(tmp_path), reporter, 1.0, lambda: 0.0)
     for step, loss in enumerate(losses, start=1):
         one = {"top1": 0, "top5": 1, "count": 2, "grad_norm": 0.0, "learning_rate": 0.1}
-        watch.add(step, {name: np.float32(value) for name, value in (one | {"loss": 2 * loss}).items()})
+        watch.add(step, {name: jnp.float32(value) for name, value in (one | {"loss": 2 * loss}).items()})
     watch.flush()
     return watch, reporter
 

@@ -1,0 +1,84 @@
+"""What a run's directory says about how it ended: its status, its final evaluation, its speed. No jax.
+
+Read next: `report/comparison.py`, which compares many of these.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from squeezenet_jax import report
+from squeezenet_jax.data import catalog
+from squeezenet_jax.report.comparison import COUNTED
+from squeezenet_jax.runs.directory import RunDirectory
+from squeezenet_jax.settings import Settings
+from squeezenet_jax.system import nested
+
+Record = Mapping[str, Any]  # a line of metrics.jsonl
+
+
+def read_run(
+    directory: RunDirectory, setting: str, overrides: Mapping[str, Any], settings: Settings, cost: tuple[int, int]
+) -> report.Run:
+    """One run of a comparison. `overrides` are its swept values, `cost` its (parameters, MACs)."""
+    status, metrics = directory.status, directory.read_metrics()
+    if status == "running" and not directory.is_held():
+        status = "killed"
+    train, evaluations = ([record for record in metrics if record["split"] == name] for name in ("train", "eval"))
+    final = final_evaluation(evaluations, settings.train.epochs) if status in COUNTED else None
+    rate = images_per_second(train, settings.train.log_every_steps)
+    params, macs = cost
+    started = directory.read_description()
+    return report.Run(
+        setting=setting,
+        overrides={key: value for key, value in overrides.items() if key != "seed"},
+        seed=settings.seed,
+        status=status,
+        params=params,
+        macs=macs,
+        final=None if final is None else {**final, **({} if rate is None else {"images_per_second": rate})},
+        train_curve=train,
+        eval_curve=evaluations,
+        settings=nested.flatten(dataclasses.asdict(settings), "."),
+        started=started,
+        images=_images(started, settings),
+    )
+
+
+def final_evaluation(evaluations: Sequence[Record], epochs: float) -> Record | None:
+    """The one that was made after the last step of `epochs` epochs; None where there is none.
+
+    A finished run's file may have been deleted, cut or replaced by an older copy. An evaluation says its step and its
+    epoch, so it says how many steps an epoch has, and the last step is the whole number nearest to `epochs` of them.
+    """
+    for record in reversed(evaluations):
+        steps_per_epoch = record["step"] / record["epoch"]
+        last_step = max(round(round(epochs * steps_per_epoch, 6)), 1)  # the inner one: a half is to stay one
+        if record["step"] == last_step:
+            return record
+    return None
+
+
+def images_per_second(windows: Sequence[Record], log_every_steps: int) -> float | None:
+    """The median of the log windows that an evaluation, a checkpoint or a stop did not cut short; of all if it did."""
+    before = [0, *(record["step"] for record in windows)]
+    whole = [
+        record for start, record in zip(before, windows, strict=False) if record["step"] - start == log_every_steps
+    ]
+    rates = [record["images_per_second"] for record in whole or windows]
+    return statistics.median(rates) if rates else None
+
+
+def _images(started: Mapping[str, Any], settings: Settings) -> dict[str, int]:
+    """How many images the splits "train" and "eval" had when the run was started; nothing of a run that was not."""
+    if "dataset" not in started:
+        return {}
+    recorded = started["dataset"]
+    dataset = catalog.DatasetInfo(recorded["splits"], recorded["num_classes"], recorded["channels"])
+    found = {}
+    for which in ("train", "eval"):
+        field = f"{which}_split"
+        split = catalog.parse_split(f"data.{field}", getattr(settings.data, field), settings.data.name, dataset)
+        found[which] = split.stop - split.start
+    return found

@@ -1,0 +1,75 @@
+"""What the report says of how the runs were run."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fixed_runs import BASE, a_run, every_text, runs_of
+
+from squeezenet_jax.report import Run, compare, conditions
+
+SETTINGS = {
+    "data.train_split": "train[:1200]", "data.eval_split": "test", "data.image_size": 16, "data.num_classes": 10,
+    "train.batch_size": 32, "train.epochs": 4.0, "optimizer.peak_lr": 0.002, "optimizer.name": "adamw",
+    "optimizer.schedule": "cosine", "data.flip": True, "data.mean": (0.5, 0.25),
+}  # fmt: skip
+STARTED = {
+    "command": ["launch.py", "--config", "experiments/bypass.py", "--config.data.mean=(0.50,0.25)", "--workdir", "a",
+                "--noconfig.data.flip", "-config.train.epochs", "4", "--config.data.flip=true"],
+    "git": "9236f67414d70ed57fbc09efcd1e584004cb0376+changes", "devices": ["cpu"], "processes": 1,
+    "versions": {"python": "3.11.7", "jax": "0.10.2", "simplejpeg": None}, "earlier_starts": [],
+}  # fmt: skip
+
+
+def with_conditions(run: Run, started: Mapping[str, Any] = STARTED, **changed: Any) -> Run:
+    settings = SETTINGS | {name.replace("__", "."): value for name, value in changed.items()}
+    images = {"train": 1200, "eval": 364}
+    return dataclasses.replace(run, settings=settings, started=dict(started), images=images)
+
+
+def test_table_and_page_say_on_what_and_how_the_runs_were_run(tmp_path: Path) -> None:
+    comparison = compare("bypass", "digits", BASE, [with_conditions(run) for run in runs_of(simple1="missing")])
+    line = (
+        "training images: 1,200 (train[:1200]); evaluation images: 364 (test); image size: 16 px; batch size: 32; "
+        "learning rate: 0.002 (adamw, cosine); epochs: 4; set on the command line: data.mean=0.5,0.25 data.flip=True "
+        "train.epochs=4"
+    )
+    texts = every_text(comparison, tmp_path)
+    assert line in texts["console"] and line in texts["md"]
+    assert f"each setting. T{line[1:]}." in texts["html"]
+    for fact in ("<dt>batch size</dt><dd>32</dd>", "9236f67414+changes", "python 3.11.7, jax 0.10.2", "1 × cpu"):
+        assert fact in texts["html"]
+
+
+def test_what_is_swept_is_shown_with_its_values() -> None:
+    few = [with_conditions(run, train__batch_size=16 * (1 + run.seed % 2)) for run in runs_of()]
+    many = [with_conditions(a_run(BASE, seed, 0.9), train__batch_size=seed) for seed in range(7)]
+    assert "batch size: 16 or 32;" in conditions.summary(compare("bypass", "digits", BASE, few))
+    assert "batch size: 0 to 6 (7 values);" in conditions.summary(compare("bypass", "digits", BASE, many))
+
+
+def test_runs_that_were_not_started_alike_are_named(tmp_path: Path) -> None:
+    runs = [with_conditions(run) for run in runs_of()]
+    assert not conditions.differences(compare("bypass", "digits", BASE, runs))
+    newer = STARTED | {"versions": STARTED["versions"] | {"jax": "0.11.0", "simplejpeg": "1.9.0"}}
+    elsewhere = STARTED | {"git": None, "devices": ["NVIDIA H100"] * 8, "processes": 2}
+    resumed = STARTED | {"earlier_starts": [STARTED | {"git": "29ed00c" + 33 * "0"}]}
+    for number, started in ((1, newer), (4, elsewhere), (6, resumed)):
+        runs[number] = with_conditions(runs[number], started)
+    comparison = compare("bypass", "digits", BASE, runs)
+    rest = "bypass=none,seed=0; bypass=none,seed=1; bypass=none,seed=2; 4 more"
+    sentences = [
+        f"The runs differ in code revision: 9236f67414+changes ({rest}), unknown (bypass=simple,seed=0), 29ed00c000 "
+        "(bypass=simple,seed=2).",
+        f"The runs differ in devices: 1 × cpu ({rest}), 8 × NVIDIA H100 in 2 processes (bypass=simple,seed=0).",
+        "The runs differ in jax: 0.10.2 (bypass=none,seed=0; bypass=none,seed=2; bypass=none,seed=3; 4 more), 0.11.0 "
+        "(bypass=none,seed=1).",
+        "The runs differ in simplejpeg: not installed (bypass=none,seed=0; bypass=none,seed=2; bypass=none,seed=3; 4 "
+        "more), 1.9.0 (bypass=none,seed=1).",
+    ]
+    assert conditions.differences(comparison) == sentences
+    texts = every_text(comparison, tmp_path)
+    for sentence in sentences:
+        assert all(sentence in texts[name] for name in ("console", "md"))
+        assert texts["html"].count(sentence) == 2  # in the warning, and where one reads how to read it
