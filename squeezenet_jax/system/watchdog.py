@@ -49,11 +49,11 @@ class Watchdog:
                     os._exit(EXIT_HUNG)
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self) -> Iterator["Watchdog"]:
         if self._limit:
             self.phase("start")
             threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
         try:
-            yield
+            yield self
         finally:
             self._ended.set()

@@ -1,15 +1,17 @@
 """Loss and metrics as sums over examples ("tallies"), so that they can be added up exactly and divided once.
 
-Letters: B batch, K classes. Read next: `train.py`.
+Letters: B batch, K classes. Read next: `steps.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from squeezenet_jax.data.batches import Batch
+from squeezenet_jax.system import devices
 from squeezenet_jax.system.errors import UserError
 
 Tally = dict[str, jax.Array]  # "loss" float32 sum; "top1", "top5", "count" int32 counts
@@ -54,3 +56,15 @@ def means(total: Mapping[str, float]) -> dict[str, float]:
     if count == 0:
         raise UserError("none of the images could be read")
     return {name: float(total[name]) / count for name in ("loss", "top1", "top5")} | {"count": count}
+
+
+def evaluate(tally_of: Callable[[Batch], Tally], batches: Iterable[Batch]) -> dict[str, float]:
+    """Exact `means` over all batches of a split: an example counts once or, if its mask is 0, not at all.
+
+    `tally_of` may return before its tally is computed. Tallies are added up exactly and divided once, at the end.
+    """
+    tallies, pace = [], devices.Pace()
+    for batch in batches:
+        tallies.append(tally_of(batch))
+        pace.add(tallies[-1])
+    return means(total(tallies))

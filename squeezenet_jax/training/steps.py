@@ -39,6 +39,15 @@ def build_model(settings: Settings) -> SqueezeNet:
     return SqueezeNet(model.architecture(), data.num_classes, model.kernel_init, model.conv10_init, model.dtype)
 
 
+def draw_params(key: jax.Array, *, model: SqueezeNet, data: DataSettings) -> Any:
+    blank = jnp.zeros((1, data.image_size, data.image_size, data.channels))
+    return model.init(jax.random.fold_in(key, Purpose.INIT), blank)["params"]
+
+
+def begin_state(params: Any, *, tx: optax.GradientTransformation) -> TrainState:
+    return TrainState(jnp.int32(0), params, tx.init(params))
+
+
 def train_step(
     state: TrainState,
     batch: Batch,
@@ -131,60 +140,48 @@ class Steps(NamedTuple):
 @functools.lru_cache(maxsize=1)  # the seeds of one setting share their programs
 def compile_steps(settings: Settings, total_steps: int, steps_per_epoch: float, mesh: Mesh) -> Steps:
     """Compiles a run's programs. `settings.seed` must be 0: seeds enter through the key."""
-    data, model = settings.data, build_model(settings)
+    data, sizes, frozen, model = settings.data, settings.train, settings.model.frozen, build_model(settings)
     rate = optimizer.schedule(settings.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-    frozen = settings.model.frozen
     tx = optimizer.build_optimizer(settings.optimizer, rate, frozen)
-    everywhere, by_example = devices.replicated(mesh), devices.split(mesh)
+    parts = _num_parts(sizes.batch_size, sizes.accumulation_steps, data, mesh)
+    eval_parts = _num_parts(sizes.eval_batch_size, 1, data, mesh)
 
-    def init(key: jax.Array) -> Any:
-        blank = jnp.zeros((1, data.image_size, data.image_size, data.channels))
-        return model.init(jax.random.fold_in(key, Purpose.INIT), blank)["params"]
+    init = functools.partial(draw_params, model=model, data=data)
+    begin = functools.partial(begin_state, tx=tx)
+    train = functools.partial(train_step, model=model, tx=tx, learning_rate=rate, data=data, frozen=frozen, parts=parts)
+    evaluate = functools.partial(eval_step, model=model, data=data, parts=eval_parts)
+    output_stds = functools.partial(output_stds_step, model=model, data=data)
 
-    def begin(params: Any) -> TrainState:
-        return TrainState(jnp.int32(0), params, tx.init(params))
-
-    def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
-
-    def batch_of(size: int) -> Any:
-        image = jax.ShapeDtypeStruct((size, data.image_size, data.image_size, data.channels), jnp.uint8)
-        scalars = {name: jax.ShapeDtypeStruct((size,), jnp.int32) for name in ("label", "mask", "index")}
-        return abstract({"image": image} | scalars, by_example)
-
-    key = abstract(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
-    state = abstract(jax.eval_shape(lambda key: begin(init(key)), key), everywhere)
-    options = lowering.compiler_options()
-
-    def parts(batch_size: int, accumulation_steps: int = 1) -> int:
-        if mesh.size > 1:  # after each part of a step the devices meet
-            return accumulation_steps
-        return accumulation_steps * lowering.num_microbatches(batch_size // accumulation_steps, data.image_size)
-
-    batch_size, eval_batch_size = settings.train.batch_size, settings.train.eval_batch_size
-    train = functools.partial(
-        train_step,
-        model=model,
-        tx=tx,
-        learning_rate=rate,
-        data=data,
-        frozen=frozen,
-        parts=parts(batch_size, settings.train.accumulation_steps),
-    )
-    evaluate = functools.partial(eval_step, model=model, data=data, parts=parts(eval_batch_size))
+    everywhere, options = devices.replicated(mesh), lowering.compiler_options()
+    key = _abstract(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
+    state = _abstract(jax.eval_shape(lambda key: begin(init(key)), key), everywhere)
+    batch, eval_batch = (_abstract_batch(size, data, mesh) for size in (sizes.batch_size, sizes.eval_batch_size))
     return Steps(
         like=state,
         # Runs once: level 0 halves the time to compile fifty unrolled random generators.
         init=jax.jit(init, out_shardings=everywhere, compiler_options={"xla_backend_optimization_level": 0}),
         begin=jax.jit(begin, out_shardings=everywhere),
-        train=jax.jit(train, donate_argnums=0, out_shardings=everywhere)
-        .lower(state, batch_of(batch_size), key)
-        .compile(options),
-        eval=jax.jit(evaluate, out_shardings=everywhere)
-        .lower(state.params, batch_of(eval_batch_size))
-        .compile(options),
-        output_stds=jax.jit(functools.partial(output_stds_step, model=model, data=data), out_shardings=everywhere),
+        train=jax.jit(train, donate_argnums=0, out_shardings=everywhere).lower(state, batch, key).compile(options),
+        eval=jax.jit(evaluate, out_shardings=everywhere).lower(state.params, eval_batch).compile(options),
+        output_stds=jax.jit(output_stds, out_shardings=everywhere),
     )
+
+
+def _num_parts(batch_size: int, accumulation_steps: int, data: DataSettings, mesh: Mesh) -> int:
+    """How many parts of a batch are computed one after the other, for the memory's sake or for a CPU's cache."""
+    if mesh.size > 1:  # after each part of a step the devices meet
+        return accumulation_steps
+    return accumulation_steps * lowering.num_microbatches(batch_size // accumulation_steps, data.image_size)
+
+
+def _abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _abstract_batch(size: int, data: DataSettings, mesh: Mesh) -> Any:
+    image = jax.ShapeDtypeStruct((size, data.image_size, data.image_size, data.channels), jnp.uint8)
+    scalars = {name: jax.ShapeDtypeStruct((size,), jnp.int32) for name in ("label", "mask", "index")}
+    return _abstract({"image": image} | scalars, devices.split(mesh))
 
 
 def init_state(settings: Settings, steps: Steps, first_image: Any, key: jax.Array, mesh: Mesh) -> TrainState:

@@ -1,6 +1,7 @@
 """The modules against the tables and against an independent forward pass in NumPy."""
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 
@@ -196,6 +197,23 @@ def test_dropout_needs_a_key_and_belongs_to_the_example():
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other)[0].max() > 0
     np.testing.assert_allclose(first[1], other[1], rtol=1e-6)  # its own key decides
+
+
+def test_dropout_changes_logits_at_random_but_not_on_average():
+    """With `rate` not 0.5: a share kept in place of one dropped, or values that are not scaled up, would show.
+
+    Without conv10's ReLU logits are linear in what is dropped, so their mean over keys is the logits without dropout.
+    """
+    arch = dataclasses.replace(build("v1.1", stem="small", width=0.125), dropout=0.25, conv10_relu=False)
+    model, count = network(arch), 4096
+    image = jax.random.normal(jax.random.key(0), (1, 16, 16, 3))
+    params = model.init(jax.random.key(0), image)["params"]
+    still = model.apply({"params": params}, image)[0]
+    keys = jax.random.split(jax.random.key(1), count)
+    dropped = jax.jit(jax.vmap(lambda key: model.apply({"params": params}, image, key[None])[0]))(keys)
+    error = dropped.std(0) / count**0.5
+    np.testing.assert_array_less(np.abs(dropped.mean(0) - still), 5 * error)
+    np.testing.assert_array_less(20 * error, np.abs(still).max())  # so that a scale of 0.75 is seen
 
 
 # U(-a, a) with variance scale / fan: a = sqrt(3 scale / fan). conv1 of v1.1 has fan-in 27, fan-out 576.

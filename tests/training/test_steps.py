@@ -4,7 +4,9 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType, Mesh
 
@@ -15,7 +17,7 @@ from squeezenet_jax.network import lowering
 from squeezenet_jax.system import devices
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.training import steps as steps_module
-from squeezenet_jax.training.steps import build_model, compile_steps, eval_step, init_state
+from squeezenet_jax.training.steps import TrainState, build_model, compile_steps, eval_step, init_state, train_step
 from squeezenet_jax.training.train import check
 
 
@@ -53,18 +55,54 @@ def test_accumulated_gradients_are_those_of_the_large_batch(tiny):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), params, params_parts)
 
 
+def a_batch(data, size, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.integers(0, 256, (size, data.image_size, data.image_size, data.channels), np.uint8),
+        "label": rng.integers(0, data.num_classes, size, np.int32),
+        "mask": np.ones(size, np.int32),
+        "index": np.arange(size, dtype=np.int32),
+    }
+
+
+def one_step(settings, batch, parts=1):
+    """What one step of plain gradient descent at rate 1 subtracts from the parameters, and its tally."""
+    data, model, tx = settings.data, build_model(settings), optax.sgd(1.0)
+    blank = np.zeros((1, data.image_size, data.image_size, data.channels), np.float32)
+    params = model.init(jax.random.key(0), blank)["params"]
+    step = functools.partial(train_step, model=model, tx=tx, learning_rate=lambda step: 1.0, data=data, parts=parts)
+    state, tally = jax.jit(step)(TrainState(jnp.int32(0), params, tx.init(params)), batch, jax.random.key(1))
+    return jax.tree.map(jnp.subtract, params, state.params), tally
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_masked_examples_change_nothing_about_a_step(tiny, parts):
+    """The loss that a step descends on is the mean over the examples whose mask is 1, not over the batch's rows."""
+    settings = tiny()
+    alone = a_batch(settings.data, 4)
+    others = a_batch(settings.data, 12, seed=1) | {"mask": np.zeros(12, np.int32)}
+    among = {name: np.concatenate([alone[name], others[name]]) for name in alone}
+    (update, tally), (update_among, tally_among) = one_step(settings, alone), one_step(settings, among, parts)
+    assert tally["count"] == tally_among["count"] == 4
+    for name in ("loss", "grad_norm"):
+        np.testing.assert_allclose(tally_among[name], tally[name], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), update_among, update)
+
+
+def test_a_batch_of_which_nothing_could_be_read_leaves_the_parameters_alone(tiny):
+    batch = a_batch(tiny().data, 4)
+    update, tally = one_step(tiny(), batch | {"mask": np.zeros(4, np.int32)})
+    assert (tally["count"], tally["loss"], tally["grad_norm"]) == (0, 0, 0)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(update))
+
+
 def test_a_tally_in_parts_is_that_of_the_batch(tiny):
     """Up to the rounding of its loss; all that counts is in one of the parts."""
     settings = tiny(train__eval_batch_size=32)
     steps = compile_steps(settings, 10, 1.0, devices.data_mesh())
     params = steps.init(devices.run_key(0, devices.data_mesh()))
-    rng, data = np.random.default_rng(0), settings.data
-    batch = {
-        "image": rng.integers(0, 256, (32, data.image_size, data.image_size, data.channels), np.uint8),
-        "label": rng.integers(0, data.num_classes, 32, np.int32),
-        "mask": (np.arange(32) % 4 == 1).astype(np.int32),
-        "index": np.arange(32, dtype=np.int32),
-    }
+    data = settings.data
+    batch = a_batch(data, 32) | {"mask": (np.arange(32) % 4 == 1).astype(np.int32)}
 
     def tally(parts):
         return jax.jit(functools.partial(eval_step, model=build_model(settings), data=data, parts=parts))(params, batch)

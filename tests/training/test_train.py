@@ -1,6 +1,7 @@
 """The properties that make a run trustworthy: reproducible on any number of devices, resumable, exact, judged."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -143,20 +144,20 @@ def test_an_evaluation_that_fails_costs_no_step(tiny, tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(train.EvalBatches, "batch_at", fail)
+    monkeypatch.setattr(EvalBatches, "batch_at", fail)
     with pytest.raises(OSError, match="the disk is gone"):
         run(tiny(train__checkpoint_every_steps=100), tmp_path)
     assert checkpoint.steps(tmp_path / "checkpoints") == [6]
 
 
 def test_a_step_that_is_saved_is_saved_before_its_evaluation(tiny, tmp_path, monkeypatch):
-    saved, evaluate = [], train.evaluate
+    saved, evaluate = [], objective.evaluate
 
     def watched(*arguments):
         saved.append(checkpoint.steps(tmp_path / "checkpoints")[-1])
         return evaluate(*arguments)
 
-    monkeypatch.setattr(train, "evaluate", watched)
+    monkeypatch.setattr(objective, "evaluate", watched)
     run(tiny(train__checkpoint_every_steps=6), tmp_path)
     assert saved == [6, 12]
 
@@ -174,6 +175,10 @@ def test_an_unreadable_checkpoint_is_moved_aside_and_the_one_before_is_used(tiny
     assert_equal(uninterrupted, resumed)
 
 
+def tally_on_devices(steps, params, mesh, batch):
+    return steps.eval(params, devices.put_batch(batch, mesh))
+
+
 def test_evaluation_is_exact_whatever_the_batch_size(tiny):
     settings = tiny(model__dropout=0.0)
     source = sources.load(settings.data, "eval_split")
@@ -185,7 +190,8 @@ def test_evaluation_is_exact_whatever_the_batch_size(tiny):
         params = jax.device_put(steps.init(jax.random.key(0)), devices.replicated(mesh))
         batches = EvalBatches(source, batch_size)
         stream = Loader({"eval": [batches.batch_at]}, None, print).stream("eval", range(len(batches)))
-        results.append(train.evaluate(steps, params, stream, mesh))
+        tally_of = functools.partial(tally_on_devices, steps, params, mesh)
+        results.append(objective.evaluate(tally_of, stream))
     model = build_model(settings)
     mean, std = settings.data.mean[0], settings.data.std[0]
     logits = model.apply(
@@ -351,7 +357,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny, tmp_path):
 
 
 def test_an_evaluation_that_is_not_finite_ends_the_run_too(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "evaluate", lambda *_: {"loss": math.nan, "top1": 0.0, "top5": 0.0, "count": 50})
+    monkeypatch.setattr(objective, "evaluate", lambda *_: {"loss": math.nan, "top1": 0.0, "top5": 0.0, "count": 50})
     assert run(tiny(), tmp_path)[0] == "diverged"
 
 
