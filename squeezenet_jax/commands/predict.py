@@ -73,7 +73,7 @@ def _logits(weights: "Weights", paths: list[Path]) -> "np.ndarray":
     from squeezenet_jax.weights.images import read_image
 
     read_image(paths[0], weights.preprocessing)  # a wrong path should not have to wait for the compiler
-    from squeezenet_jax.commands.inference import batched, compile_forward
+    from squeezenet_jax.weights.inference import batched, compile_forward
 
     size = min(BATCH_SIZE, len(paths))
     forward = compile_forward(weights, size, len(paths))
