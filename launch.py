@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
         show(whole, workdir, console)
         return 0
     if on_slurm:
-        submission = slurm.submit(plan, workdir, options, argv[1:])
+        submission = slurm.submit(plan, workdir, options, Path(__file__).resolve(), argv[1:])
         for line in submission.lines(shlex.join(["python", *argv, "--report"])):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         if not submission.pending:

@@ -129,8 +129,8 @@ class Ours:
         return {name: np.asarray(value) for name, value in flatten(self.state.params).items()}
 
     def prepare_inference(self, params: Params) -> Callable[[np.ndarray], np.ndarray]:
-        from squeezenet_jax.commands.inference import compile_forward
         from squeezenet_jax.weights.bundle import Weights, preprocessing_named
+        from squeezenet_jax.weights.inference import compile_forward
 
         data, model = self.settings.data, self.settings.model
         preprocessing = preprocessing_named("torchvision")

@@ -1,0 +1,81 @@
+"""SqueezeNet (arXiv 1602.07360) in JAX: its variants, its published weights, and a laboratory to compare them.
+
+Load weights of any published format and classify a photograph (class names come from a file with one on each line):
+
+    import squeezenet_jax
+    weights = squeezenet_jax.load("squeezenet1_1.safetensors", preprocessing="caffe", labels="imagenet_labels.txt")
+    for name, probability in squeezenet_jax.classify(weights, "cat.jpg", top=3):
+        print(f"{probability:6.1%}  {name}")
+
+A new network for ten classes, an ordinary flax module:
+
+    import jax, jax.numpy as jnp
+    from squeezenet_jax import SqueezeNet, build
+    model = SqueezeNet(build("v1.1", bypass="simple"), num_classes=10)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    logits = jax.jit(model.apply)(variables, jnp.zeros((8, 64, 64, 3)))  # [8, 10]
+
+The table of a variant, without a network:
+
+    from squeezenet_jax import build, trace
+    for layer in trace(build("v1.0", bypass="complex"), image_size=224, num_classes=1000):
+        print(f"{layer.name:20}{layer.shape!s:16}{layer.params:10,}{layer.macs:14,}")
+
+`save` writes weights as .safetensors, `export_weights` as .onnx, .stablehlo or .tflite. Wrong input raises `UserError`.
+
+A name is imported when it is first used, so `import squeezenet_jax` takes no time: no jax, NumPy or Pillow. Read next:
+`network/architecture.py`.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from squeezenet_jax.export import export_weights as export_weights
+    from squeezenet_jax.network.architecture import Architecture as Architecture
+    from squeezenet_jax.network.architecture import Metaparameters as Metaparameters
+    from squeezenet_jax.network.architecture import build as build
+    from squeezenet_jax.network.architecture import count as count
+    from squeezenet_jax.network.architecture import trace as trace
+    from squeezenet_jax.network.model import SqueezeNet as SqueezeNet
+    from squeezenet_jax.system.errors import UserError as UserError
+    from squeezenet_jax.weights import Preprocessing as Preprocessing
+    from squeezenet_jax.weights import Weights as Weights
+    from squeezenet_jax.weights import load as load
+    from squeezenet_jax.weights import save as save
+    from squeezenet_jax.weights.classify import classify as classify
+
+__version__ = "0.1.0"
+
+# The public names and the modules that own them, for a running program; the imports above say it to type checkers.
+_OWNERS = {
+    "Architecture": "network.architecture",
+    "Metaparameters": "network.architecture",
+    "Preprocessing": "weights",
+    "SqueezeNet": "network.model",
+    "UserError": "system.errors",
+    "Weights": "weights",
+    "build": "network.architecture",
+    "classify": "weights.classify",
+    "count": "network.architecture",
+    "export_weights": "export",
+    "load": "weights",
+    "save": "weights",
+    "trace": "network.architecture",
+}
+__all__ = [*_OWNERS]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used (PEP 562)."""
+    if name not in _OWNERS:
+        from squeezenet_jax.system.errors import unknown
+
+        raise AttributeError(str(unknown(f"module {__name__}", name, __all__)))
+    value = getattr(importlib.import_module(f"{__name__}.{_OWNERS[name]}"), name)
+    globals()[name] = value  # from now on without this function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -84,6 +84,11 @@ def summary(args: argparse.Namespace) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """The program: `python -m squeezenet_jax` and, where the package is installed, `squeezenet-jax`."""
     malloc.restart_with_tuned_malloc()
     sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "squeezenet_jax"
 # Every folder (and lone module) of the package; each imports only from those before it.
 ORDER = ["system", "network", "settings", "data", "runs", "weights", "training", "export", "report", "experiment"]
 ORDER += ["commands", "__init__", "__main__"]
-STANDARD_LIBRARY_ONLY = ["settings", "network.architecture"]
+STANDARD_LIBRARY_ONLY = ["__init__", "settings", "network.architecture"]
 STANDARD_LIBRARY_ONLY += [f"system.{name}" for name in ("atomic", "cores", "errors", "fields", "malloc", "nested")]
 STANDARD_LIBRARY_ONLY += ["system.randomness"]
 
@@ -99,6 +99,15 @@ def imports_after(code):
     result = subprocess.run([sys.executable, "-c", script], cwd=PACKAGE.parent, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return set(result.stdout.split())
+
+
+def test_the_library_takes_nothing_heavy_until_it_is_used():
+    nothing = imports_after("")
+    taken = imports_after("import squeezenet_jax; dir(squeezenet_jax)") - nothing
+    assert {name.split(".")[0] for name in taken} <= sys.stdlib_module_names | {"squeezenet_jax"}
+    assert {name for name in taken if name.startswith("squeezenet_jax.")} == set()
+    used = imports_after("import squeezenet_jax; squeezenet_jax.trace, squeezenet_jax.build, squeezenet_jax.UserError")
+    assert not {"jax", "numpy", "flax", "PIL"} & used
 
 
 def test_data_needs_no_jax():

@@ -2,15 +2,10 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
     from squeezenet_jax.weights import Weights
-
-MAX_LABELS_BYTES = 1 << 24
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
@@ -42,10 +37,7 @@ def load_weights(path: str, args: argparse.Namespace) -> "Weights":
 
 
 def read_labels(path: str) -> tuple[str, ...]:
-    """One class name a line, in class order."""
-    try:
-        if not Path(path).is_file() or Path(path).stat().st_size > MAX_LABELS_BYTES:
-            raise UserError(f"--labels: {path} is not a file of class names")
-        return tuple(line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--labels: {path} cannot be read ({type(error).__name__})") from None
+    """The names that `--labels` gives."""
+    from squeezenet_jax import weights
+
+    return weights.read_labels(path, "--labels")

@@ -65,9 +65,9 @@ def evaluate(weights: "Weights", label_of: dict[Path, int], batch_size: int) -> 
     import jax.numpy as jnp
     import numpy as np
 
-    from squeezenet_jax.commands.inference import batched, compile_forward
     from squeezenet_jax.training import objective
     from squeezenet_jax.weights.images import read_image
+    from squeezenet_jax.weights.inference import batched, compile_forward
 
     unreadable: list[str] = []
 

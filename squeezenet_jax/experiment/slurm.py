@@ -27,7 +27,6 @@ from squeezenet_jax.experiment.plan import Plan
 from squeezenet_jax.runs.directory import FINISHED, RunDirectory, read_json, write_json
 from squeezenet_jax.system.errors import UserError, unknown
 
-ROOT = Path(__file__).parents[2]
 JOBS = "jobs.json"  # in <workdir>/slurm: which job a run was submitted as last
 MAX_TIME_LIMITS = 100  # how often a run may be resumed after a time limit; preemptions are not counted
 STOPPED = (os.EX_TEMPFAIL, -signal.SIGTERM)  # launch.py wrote a checkpoint, or had not begun
@@ -130,8 +129,12 @@ class Submission:
         return ["nothing to submit: every run is finished"]
 
 
-def submit(plan: Plan, workdir: Path, options: Options, arguments: Sequence[str]) -> Submission:
-    """Submits the plan's runs that are neither finished nor queued; `arguments` are launch.py's, of this command."""
+def submit(plan: Plan, workdir: Path, options: Options, launcher: Path, arguments: Sequence[str]) -> Submission:
+    """Submits the plan's runs that are neither finished nor queued.
+
+    `launcher` is the launch.py that tasks run: the one that is running, wherever this package is installed.
+    `arguments` are those of its command.
+    """
     workdir = workdir.absolute()
     logs = workdir / "slurm"
     unfinished = [run.name for run in plan.runs if RunDirectory(workdir / run.name).status not in FINISHED]
@@ -144,10 +147,10 @@ def submit(plan: Plan, workdir: Path, options: Options, arguments: Sequence[str]
     runs = tuple(name for name in unfinished if name not in queued)
     if not runs:
         return Submission("", (), queued, logs)
-    command = (sys.executable, "-u", str(ROOT / "launch.py"), *arguments)
+    command = (sys.executable, "-u", str(launcher), *arguments)
     command += ("--launcher=local", "--slurm=", f"--workdir={workdir}")  # of a flag, the last one counts
     task = RunTask(command, os.getcwd(), options.grace)
-    ids = _submit_array(task, runs, options, logs, f"{plan.experiment}-{plan.preset}")
+    ids = _submit_array(task, runs, options, logs, launcher.parent, f"{plan.experiment}-{plan.preset}")
     write_json(logs / JOBS, jobs | dict(zip(runs, ids, strict=True)))
     return Submission(ids[0].split("_")[0], runs, queued, logs)
 
@@ -170,7 +173,9 @@ def _queue() -> set[str]:
     return set(result.stdout.split())
 
 
-def _submit_array(task: "RunTask", runs: Sequence[str], options: Options, logs: Path, name: str) -> list[str]:
+def _submit_array(
+    task: "RunTask", runs: Sequence[str], options: Options, logs: Path, checkout: Path, name: str
+) -> list[str]:
     import submitit
 
     executor = submitit.AutoExecutor(folder=logs, cluster="slurm", slurm_max_num_timeout=MAX_TIME_LIMITS)
@@ -188,8 +193,8 @@ def _submit_array(task: "RunTask", runs: Sequence[str], options: Options, logs: 
         slurm_additional_parameters={"requeue": True},
         # srun, which submitit starts the task with, does not take this one over from sbatch
         slurm_srun_args=[f"--cpus-per-task={options.cpus}"] if options.cpus else None,
-        # this package is used from its checkout, and the task is unpickled wherever the job starts
-        slurm_setup=[f'export PYTHONPATH={shlex.quote(str(ROOT))}"${{PYTHONPATH:+:$PYTHONPATH}}"'],
+        # a package that is used from its checkout must be found where the task is unpickled, wherever the job starts
+        slurm_setup=[f'export PYTHONPATH={shlex.quote(str(checkout))}"${{PYTHONPATH:+:$PYTHONPATH}}"'],
     )
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what the exception says

@@ -8,16 +8,18 @@ when that format is asked for. Read next: `network.py`, `verify.py`, `onnx_file.
 
 import dataclasses
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
 from squeezenet_jax.export.network import Network, from_weights
 from squeezenet_jax.export.verify import Difference, replacing, verify
 from squeezenet_jax.system.errors import UserError, check_choice
+from squeezenet_jax.weights.bundle import Weights
 
 FORMATS = {".onnx": "onnx_file", ".stablehlo": "stablehlo_file", ".tflite": "tflite_file"}
 
-__all__ = ["FORMATS", "Exported", "Network", "check_out", "export", "from_weights", "load_format"]
+__all__ = ["FORMATS", "Exported", "Network", "check_out", "export", "export_weights", "from_weights", "load_format"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,18 @@ class Exported:
     path: Path
     size: int  # bytes
     difference: Difference
+
+
+def export_weights(
+    path: str | os.PathLike[str], weights: Weights, *, image_size: int | None = None, opset: int | None = None
+) -> Exported:
+    """`export` for weights: images are of `image_size` px, or of the size that the weights' preprocessing gives.
+
+    Example: `export_weights("v11.onnx", load("v11.safetensors"))`. Needs the extra `export`.
+    """
+    out = Path(path)
+    load_format(check_out(out, opset))  # a wrong suffix or a missing package is told before any work
+    return export(from_weights(weights, image_size), out, opset=opset)
 
 
 def export(network: Network, out: Path, *, opset: int | None = None) -> Exported:
@@ -67,5 +81,6 @@ def load_format(suffix: str) -> Any:
             raise
         missing = error.name or error
         raise UserError(
-            f"exporting {suffix} needs {missing}, which is not installed: pip install -r requirements-export.txt"
+            f"exporting {suffix} needs {missing}, which is not installed: pip install -r requirements-export.txt, "
+            "or this package with its extra `export`"
         ) from None

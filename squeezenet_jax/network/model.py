@@ -155,9 +155,9 @@ class SqueezeNet(nn.Module):
 
     arch: Architecture
     num_classes: int
-    kernel_init: str
-    conv10_init: str
-    dtype: str
+    kernel_init: str = "glorot_uniform"
+    conv10_init: str = "same"
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, image_BHWC: jax.Array, dropout_key_B: jax.Array | None = None) -> jax.Array:

@@ -15,7 +15,7 @@ Nothing in a file is trusted: whatever does not fit raises `UserError` with one 
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from squeezenet_jax.system.errors import UserError
@@ -23,26 +23,44 @@ from squeezenet_jax.weights import caffemodel, deep_compression, run_directory, 
 from squeezenet_jax.weights.bundle import PREPROCESSINGS, Preprocessing, Weights, preprocessing_named
 from squeezenet_jax.weights.infer import Wishes
 from squeezenet_jax.weights.safetensors_file import LAYOUTS
+from squeezenet_jax.weights.torchvision_layout import ASSUMED
 
-__all__ = ["LAYOUTS", "PREPROCESSINGS", "Preprocessing", "Weights", "load", "save"]
+__all__ = ["LAYOUTS", "PREPROCESSINGS", "Preprocessing", "Weights", "load", "read_labels", "save"]
 
+MAX_LABELS_BYTES = 1 << 24
 MAX_BYTES = 1 << 28  # ten times the largest SqueezeNet of the paper (SR 1.0, 24 MB)
 Reader = Callable[[bytes, Wishes, Mapping[str, str]], Weights]
 
 
-def load(path: str | os.PathLike[str], *, preprocessing: str | None = None, bypass: str | None = None) -> Weights:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    preprocessing: str | None = None,
+    bypass: str | None = None,
+    labels: str | os.PathLike[str] | Sequence[str] | None = None,
+) -> Weights:
     """Reads weights of any known format, told by suffix and, for other suffixes, by content.
 
-    `preprocessing` ("caffe", "torchvision") overrides the file's; where a format records no geometry either, it brings
-    its own geometry along. `bypass` ("none", "simple") says what formats cannot: a simple bypass has no parameters.
+    Example: `load("squeezenet1_1.pth", preprocessing="caffe", labels="imagenet_labels.txt")`.
+
+    Args:
+      preprocessing: "caffe" or "torchvision", overrides the file's; where a format records no geometry either, it
+        brings its own geometry along.
+      bypass: "none" or "simple", says what formats cannot: a simple bypass has no parameters.
+      labels: the class names in class order, or the path of a file with one a line; overrides the file's.
+
     Raises `UserError`, with the path, for files that are missing, damaged, hostile or of another network.
     """
     path = Path(path)
     wishes = Wishes(None if preprocessing is None else preprocessing_named(preprocessing), bypass)
+    names = read_labels(labels) if isinstance(labels, str | os.PathLike) else labels
     try:
         weights = _load(path, wishes)
         if wishes.preprocessing is not None:
-            weights = dataclasses.replace(weights, preprocessing=wishes.preprocessing)
+            provenance = {key: value for key, value in weights.provenance.items() if key != ASSUMED}
+            weights = dataclasses.replace(weights, preprocessing=wishes.preprocessing, provenance=provenance)
+        if names is not None:
+            weights = dataclasses.replace(weights, labels=tuple(names))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return weights
@@ -60,6 +78,17 @@ def save(path: str | os.PathLike[str], weights: Weights, layout: str = "squeezen
         scratch.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def read_labels(path: str | os.PathLike[str], field: str = "labels") -> tuple[str, ...]:
+    """Class names from a file with one a line, in class order. `UserError`, which begins with `field`, otherwise."""
+    path = Path(path)
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_LABELS_BYTES:
+            raise UserError(f"{field}: {path} is not a file of class names")
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{field}: {path} cannot be read ({type(error).__name__})") from None
 
 
 def _load(path: Path, wishes: Wishes) -> Weights:

@@ -12,13 +12,13 @@ from PIL import Image
 
 from squeezenet_jax import weights
 from squeezenet_jax.__main__ import main
-from squeezenet_jax.commands import inference
-from squeezenet_jax.commands.inference import compile_forward
 from squeezenet_jax.network import architecture, lowering
 from squeezenet_jax.network.lowering import convolution
 from squeezenet_jax.network.model import SqueezeNet
+from squeezenet_jax.weights import inference
 from squeezenet_jax.weights.bundle import Preprocessing, Weights, parameter_shapes, unflatten
 from squeezenet_jax.weights.images import read_image
+from squeezenet_jax.weights.inference import compile_forward
 
 CLASSES = ("cat", "dog", "emu", "fox", "gnu", "hen")
 SMALL = Preprocessing("small", 40, "squash", 33, "RGB", 1 / 255, (0.5,), (0.25,))
@@ -63,7 +63,7 @@ def program(network):
 
 
 def reference(network, paths):
-    """Logits one image at a time, without `commands.inference`."""
+    """Logits one image at a time, without `weights.inference`."""
     apply = program(network)
     images = (read_image(path, network.preprocessing)[None] for path in paths)
     return np.concatenate([apply(image) for image in images])

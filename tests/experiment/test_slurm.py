@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,29 @@ def test_wrong_input_is_one_line_and_submits_nothing(args, parts, tmp_path, fake
     assert not (tmp_path / "runs").exists()
 
 
+def test_tasks_run_the_launch_py_that_submitted_them_wherever_the_package_is_installed(tmp_path):
+    submitit = pytest.importorskip("submitit", reason="pip install -r requirements-slurm.txt")
+    for folder in ("bin", "site-packages", "checkout"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "site-packages" / "squeezenet_jax").symlink_to(ROOT / "squeezenet_jax")
+    shutil.copy(ROOT / "launch.py", tmp_path / "checkout")
+    shutil.copytree(ROOT / "experiments", tmp_path / "checkout" / "experiments")
+    for name in ("sbatch", "srun"):
+        (tmp_path / "bin" / name).write_text("#!/bin/sh\necho Submitted batch job 17\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    path, launcher = f"{tmp_path / 'bin'}:{os.environ['PATH']}", tmp_path / "checkout" / "launch.py"
+    env = os.environ | {"PATH": path, "PYTHONPATH": str(tmp_path / "site-packages")}
+
+    command = [sys.executable, str(launcher), *ON_SLURM, "--workdir", str(tmp_path / "runs")]
+    result = subprocess.run(command, env=env, cwd=launcher.parent, capture_output=True, text=True)
+
+    assert result.returncode == 0, result.stderr
+    logs = tmp_path / "runs" / "slurm"
+    assert f"export PYTHONPATH={launcher.parent}" in (logs / "17_submission.sh").read_text()
+    task = submitit.core.utils.DelayedSubmission.load(logs / "17_0_submitted.pkl").function
+    assert str(launcher) in task.command
+
+
 NOWHERE = os.environ | {"PATH": "/nonexistent"}
 
 
@@ -196,7 +220,7 @@ def submit_child(tmp_path, code=CHILD, options="time=10,cpus=1"):
     """(job, its log) of a task with another program in the place of launch.py."""
     parsed = slurm.parse_options(options)
     task = slurm.RunTask((sys.executable, "-c", code), str(tmp_path), parsed.grace)
-    (job,) = slurm._submit_array(task, ["a=1"], parsed, tmp_path / "logs", "test")
+    (job,) = slurm._submit_array(task, ["a=1"], parsed, tmp_path / "logs", ROOT, "test")
     log = tmp_path / "logs" / f"{job}_0_log.out"
     wait_until(lambda: log.exists() and "training" in log.read_text(), 30, lambda: f"{job} does not start")
     return job, log

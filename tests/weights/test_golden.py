@@ -12,8 +12,8 @@ from weight_files import assert_same_params, caffemodel, state_dict, torch_legac
 
 from squeezenet_jax import weights
 from squeezenet_jax.__main__ import main
-from squeezenet_jax.commands import inference
 from squeezenet_jax.training import objective
+from squeezenet_jax.weights import inference
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SOURCES = {
