@@ -215,6 +215,7 @@ class StopRequest:
             signal.signal(number, signal.SIG_DFL)
 
     def requested(self) -> bool:
+        self._requested = self._requested or terminal.reader_left(sys.stdout)
         return self._requested
 
 

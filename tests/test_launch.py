@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 from tiny_settings import SHRUNK, as_flags
 
 ROOT = Path(__file__).parents[1]
@@ -147,8 +149,16 @@ def uninterrupted(tmp_path_factory):
     return metrics_of(workdir / "bypass=none,seed=0")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_a_run_that_was_signalled_is_resumed_and_ends_as_if_it_had_not_been(tmp_path, uninterrupted, number):
+ENDS = {
+    "SIGTERM": lambda process: process.send_signal(signal.SIGTERM),
+    "SIGINT": lambda process: process.send_signal(signal.SIGINT),
+    "SIGHUP": lambda process: process.send_signal(signal.SIGHUP),
+    "a closed pipe": lambda process: process.stdout.close(),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_run_that_was_told_to_end_is_resumed_and_ends_as_if_it_had_not_been(tmp_path, uninterrupted, end):
     run = tmp_path / "runs" / "bypass=none,seed=0"
     args = [*ONE_RUN, str(tmp_path / "runs")]
     process = subprocess.Popen([sys.executable, "launch.py", *args], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -157,9 +167,8 @@ def test_a_run_that_was_signalled_is_resumed_and_ends_as_if_it_had_not_been(tmp_
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)
-    process.send_signal(number)
-    process.communicate(timeout=100)
-    assert process.returncode == 75
+    ENDS[end](process)
+    assert process.wait(timeout=100) == 75
     assert json.loads((run / "status.json").read_text())["status"] == "preempted"
     saved = max(int(path.stem) for path in run.glob("checkpoints/*.safetensors"))
     assert 0 < saved < TOTAL_STEPS
@@ -198,3 +207,71 @@ def test_summary_refuses_wrong_input_in_one_line(args, part):
     assert result.returncode == 2
     assert part in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_what_nohup_ignores_does_not_stop_a_run(tmp_path):
+    run = tmp_path / "runs" / "bypass=none,seed=0"
+    command = ["nohup", sys.executable, "launch.py", *ONE_RUN, str(tmp_path / "runs")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(run.glob("checkpoints/*.safetensors")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=200) == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (["--config", BYPASS, "config.train.epochs=5"], ["config.train.epochs=5", "set as --config.train.epochs=5"]),
+        (["--config", BYPASS, "--config.data.flip", "true"], ["is set as --config.data.flip=true"]),
+        (["--config", BYPASS, "--flagfile=missing.txt"], ["missing.txt"]),
+        (["--config", BYPASS, "--config.train.batch_size=2.5"], ["train.batch_size", "2.5"]),
+        (["--config", BYPASS, "--config.data.eval_split=train"], ["shares 1,433 images with data.train_split"]),
+        (["--config", BYPASS, "--config.data.crop=random_resized"], ["data.crop", "digits", "whole"]),
+    ],
+    ids=lambda value: " ".join(value[-1:]) if isinstance(value, list) else None,
+)
+def test_a_slip_of_the_pen_is_told_how_to_write_it(args, parts, tmp_path):
+    result = launch(*args, "--workdir", str(tmp_path / "runs"))
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    for part in parts:
+        assert part in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_works_from_any_folder(tmp_path):
+    result = launch("--config", BYPASS, "--list", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "bypass=complex,seed=2" in result.stdout
+
+
+def test_names_are_whole_in_a_pipe_and_in_a_narrow_terminal(tmp_path):
+    name = "bypass=complex,seed=2"
+    for environment in ({}, {"COLUMNS": "40"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        result = launch("--config", BYPASS, "--list", env=os.environ | environment)
+        assert result.returncode == 0, result.stderr
+        text = "".join(result.stdout.split())
+        assert name in text
+        assert "…" not in text
+
+
+def test_devices_that_are_not_there_and_float64_are_one_line_or_nothing(tmp_path):
+    args = [
+        "--config",
+        BYPASS,
+        *as_flags(SHRUNK),
+        "--only",
+        "bypass=none,seed=0",
+        "--workdir",
+        str(tmp_path / "[runs]"),
+    ]
+    result = launch(*args, env=os.environ | {"JAX_PLATFORMS": "cuda"})
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+    assert "JAX_PLATFORMS: 'cuda' cannot be had here" in result.stderr
+    result = launch(*args, env=os.environ | {"JAX_ENABLE_X64": "1"})
+    assert result.returncode == 0, result.stderr
+    assert f"Report: {tmp_path}/[runs]/report.html" in result.stdout
+    (newest,) = sorted((tmp_path / "[runs]/bypass=none,seed=0/checkpoints").glob("*.safetensors"))[-1:]
+    assert {x.dtype.name for x in load_file(newest).values()} <= {"float32", "int32"}

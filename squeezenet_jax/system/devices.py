@@ -61,10 +61,21 @@ def split(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def check_batch_size(field: str, batch_size: int, mesh: Mesh, parts: int = 1) -> None:
-    if batch_size % (mesh.size * parts):
-        times = f" x {parts} accumulation steps" if parts > 1 else ""
-        raise UserError(f"{field}: {batch_size} is not a multiple of the {mesh.size} devices{times}")
+def check_batch_sizes(sizes: Mapping[str, tuple[int, int]], mesh: Mesh) -> None:
+    """`sizes`: field -> (batch size, parts of it that are computed one after another).
+
+    Raises one `UserError` that names every field whose batch the devices cannot share, and the nearest sizes that fit.
+    """
+    problems = []
+    for field, (size, parts) in sizes.items():
+        unit = mesh.size * parts
+        if size % unit:
+            times = f" x {parts} accumulation steps" if parts > 1 else ""
+            nearest = dict.fromkeys((max(size // unit, 1) * unit, -(-size // unit) * unit))
+            fitting = " or ".join(map(str, nearest))
+            problems.append(f"{field}: {size} is not a multiple of the {mesh.size} devices{times}; nearest: {fitting}")
+    if problems:
+        raise UserError("; ".join(problems))
 
 
 def rows(batch_size: int, mesh: Mesh) -> tuple[int, int]:

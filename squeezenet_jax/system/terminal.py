@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import select
 import sys
 from collections.abc import Callable
 from typing import IO, Any
@@ -61,6 +62,16 @@ class Pipe:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def reader_left(stream: IO[str]) -> bool:
+    """Whether the reader of a pipe has closed it, also while nothing is written."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # no poll on this system, or no file at all
+        return False
 
 
 def discard(stream: IO[str]) -> None:

@@ -49,8 +49,8 @@ class Schedule(NamedTuple):
 def check(settings: Settings) -> None:
     """Raises `UserError` where the run cannot start on these devices, from its weights or with its data."""
     train, mesh = settings.train, devices.data_mesh()
-    devices.check_batch_size("train.batch_size", train.batch_size, mesh, train.accumulation_steps)
-    devices.check_batch_size("train.eval_batch_size", train.eval_batch_size, mesh)
+    sizes = {"batch_size": (train.batch_size, train.accumulation_steps), "eval_batch_size": (train.eval_batch_size, 1)}
+    devices.check_batch_sizes({f"train.{field}": size for field, size in sizes.items()}, mesh)
     if settings.model.weights:
         transfer.initial_params(settings.model, settings.data)
     for field in ("train_split", "eval_split"):

@@ -364,5 +364,11 @@ def test_an_evaluation_that_is_not_finite_ends_the_run_too(tiny, tmp_path, monke
 def test_a_batch_that_the_devices_cannot_share_is_refused(tiny, tmp_path):
     from squeezenet_jax.system.errors import UserError
 
-    with pytest.raises(UserError, match=r"train\.batch_size: 12 is not a multiple of the 8 devices"):
+    one = r"train\.batch_size: 12 is not a multiple of the 8 devices; nearest: 8 or 16"
+    with pytest.raises(UserError, match=f"^{one}$"):
         run(tiny(train__batch_size=12), tmp_path)
+    other = r"train\.eval_batch_size: 5 is not a multiple of the 8 devices; nearest: 8"
+    with pytest.raises(UserError, match=f"^{one}; {other}$"):
+        run(tiny(train__batch_size=12, train__eval_batch_size=5), tmp_path)
+    with pytest.raises(UserError, match="16 is not a multiple of the 8 devices x 3 accumulation steps; nearest: 24"):
+        run(tiny(train__accumulation_steps=3), tmp_path)
