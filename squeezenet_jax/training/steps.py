@@ -35,8 +35,10 @@ class TrainState:
 
 
 def build_model(settings: Settings) -> SqueezeNet:
+    """The run's network. LSUV starts from orthogonal kernels, which `init_state` scales (`initialize.lsuv`)."""
     model, data = settings.model, settings.data
-    return SqueezeNet(model.architecture(), data.num_classes, model.kernel_init, model.conv10_init, model.dtype)
+    kernel_init = "orthogonal" if model.kernel_init == "lsuv" else model.kernel_init
+    return SqueezeNet(model.architecture(), data.num_classes, kernel_init, model.conv10_init, model.dtype)
 
 
 def train_step(
@@ -159,7 +161,8 @@ def compile_steps(settings: Settings, total_steps: int, steps_per_epoch: float, 
     def parts(batch_size: int, accumulation_steps: int = 1) -> int:
         if mesh.size > 1:  # after each part of a step the devices meet
             return accumulation_steps
-        return accumulation_steps * lowering.num_microbatches(batch_size // accumulation_steps, data.image_size)
+        size = batch_size // accumulation_steps
+        return accumulation_steps * lowering.num_microbatches(model.arch, size, data.image_size)
 
     batch_size, eval_batch_size = settings.train.batch_size, settings.train.eval_batch_size
     train = functools.partial(
