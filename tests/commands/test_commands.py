@@ -93,6 +93,15 @@ def test_a_large_batch_is_computed_in_parts_with_the_same_logits(network):
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_batch_whose_examples_depend_on_each_other_is_computed_whole(network, monkeypatch):
+    seen, apply = [], SqueezeNet.apply
+    monkeypatch.setattr(SqueezeNet, "apply", lambda self, v, image: [apply(self, v, image), seen.append(len(image))][0])
+    compile_forward(network, 64)
+    monkeypatch.setattr(architecture.Architecture, "examples_independent", False)
+    compile_forward(network, 64)
+    assert seen == [32, 64]
+
+
 def test_many_images_have_winograds_convolutions_and_the_same_logits():
     network = dataclasses.replace(draw(width=1.0), preprocessing=dataclasses.replace(SMALL, resize=72, crop=65))
     images = np.random.default_rng(2).normal(size=(3, 65, 65, 3)).astype(np.float32)
