@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from squeezenet_jax.network.architecture import Architecture as Architecture
     from squeezenet_jax.network.architecture import Metaparameters as Metaparameters
     from squeezenet_jax.network.architecture import build as build
-    from squeezenet_jax.network.architecture import count as count
-    from squeezenet_jax.network.architecture import trace as trace
     from squeezenet_jax.network.model import SqueezeNet as SqueezeNet
+    from squeezenet_jax.network.trace import count as count
+    from squeezenet_jax.network.trace import trace as trace
     from squeezenet_jax.system.errors import UserError as UserError
     from squeezenet_jax.weights import Preprocessing as Preprocessing
     from squeezenet_jax.weights import Weights as Weights
@@ -57,11 +57,11 @@ _OWNERS = {
     "Weights": "weights",
     "build": "network.architecture",
     "classify": "weights.classify",
-    "count": "network.architecture",
+    "count": "network.trace",
     "export_weights": "export",
     "load": "weights",
     "save": "weights",
-    "trace": "network.architecture",
+    "trace": "network.trace",
 }
 __all__ = [*_OWNERS]
 

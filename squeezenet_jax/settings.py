@@ -14,6 +14,7 @@ from typing import Any
 
 from squeezenet_jax.network import architecture
 from squeezenet_jax.network.architecture import BYPASSES, GEOMETRIES, STEMS, VERSIONS, Architecture, Metaparameters
+from squeezenet_jax.network.trace import Layer, trace
 from squeezenet_jax.system import fields, nested
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.system.fields import require, setting
@@ -171,13 +172,11 @@ class Settings:
         require("optimizer.warmup_epochs", warmup, warmup < epochs, f"below train.epochs, which is {epochs:g}")
         self.trace()
 
-    def trace(self) -> list[architecture.Layer]:
+    def trace(self) -> list[Layer]:
         """Every layer of the network for this data; raises `UserError` where the two do not fit."""
         arch, data = self.model.architecture(), self.data
         try:
-            return architecture.trace(
-                arch, image_size=data.image_size, channels=data.channels, num_classes=data.num_classes
-            )
+            return trace(arch, image_size=data.image_size, channels=data.channels, num_classes=data.num_classes)
         except UserError as error:
             raise UserError(f"data.{error}") from None
 

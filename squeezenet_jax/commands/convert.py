@@ -6,6 +6,7 @@ import dataclasses
 from squeezenet_jax.commands import arguments
 from squeezenet_jax.network import architecture
 from squeezenet_jax.network.architecture import Architecture
+from squeezenet_jax.network.trace import count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     if args.labels:
         loaded = dataclasses.replace(loaded, labels=arguments.read_labels(args.labels))
     weights.save(args.dst, loaded, args.layout)
-    params, macs = architecture.count(loaded.trace())
+    params, macs = count(loaded.trace())
     origin = listing(loaded.provenance.get(name, "unknown") for name in ("source", "format"))
     print(f"{args.src} -> {args.dst} ({args.layout}); origin: {origin}")
     print(f"{params:,} parameters, {loaded.num_classes} classes, {macs:,} MACs at {loaded.preprocessing.crop} px")

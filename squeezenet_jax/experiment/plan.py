@@ -18,7 +18,7 @@ from typing import Any
 
 from squeezenet_jax import settings
 from squeezenet_jax.data import catalog
-from squeezenet_jax.network import architecture
+from squeezenet_jax.network.trace import count
 from squeezenet_jax.system import nested
 from squeezenet_jax.system.errors import UserError, check_choice, unknown
 
@@ -37,7 +37,7 @@ class PlannedRun:
     @property
     def cost(self) -> tuple[int, int]:
         """(parameters, MACs of one image)"""
-        return architecture.count(self.settings.trace())
+        return count(self.settings.trace())
 
 
 @dataclasses.dataclass(frozen=True)

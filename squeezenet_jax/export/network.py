@@ -12,9 +12,9 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from squeezenet_jax.network import architecture
-from squeezenet_jax.network.architecture import Architecture, Layer
+from squeezenet_jax.network.architecture import Architecture
 from squeezenet_jax.network.model import SqueezeNet
+from squeezenet_jax.network.trace import Layer, trace
 from squeezenet_jax.weights.bundle import Weights
 
 PIXEL_STD = 64  # of photographs, 0 to 255, roughly
@@ -39,17 +39,13 @@ class Network:
     input_std: float
     metadata: Mapping[str, object]
 
-    def layers(self) -> dict[str, Layer]:
-        """The rows of `trace` by name. Raises `UserError` where the images are too small for the network."""
-        rows = architecture.trace(
-            self.arch, image_size=self.image_size, channels=self.channels, num_classes=self.num_classes
-        )
-        return {row.name: row for row in rows}
+    def layers(self) -> list[Layer]:
+        """The rows of `trace`. Raises `UserError` where the images are too small for the network."""
+        return trace(self.arch, image_size=self.image_size, channels=self.channels, num_classes=self.num_classes)
 
     def apply(self, image_BHWC: jax.Array) -> jax.Array:
         """The flax model, [B, H, W, C] -> logits [B, K]; traceable, the parameters being constants."""
-        # The initialisers are never run; the file is float32 whatever the run computed in.
-        model = SqueezeNet(self.arch, self.num_classes, kernel_init="he_uniform", conv10_init="same", dtype="float32")
+        model = SqueezeNet(self.arch, self.num_classes)  # float32 whatever the run computed in
         return cast(jax.Array, model.apply({"params": self.params}, image_BHWC))
 
     def reference(self, image_BHWC: np.ndarray) -> np.ndarray:

@@ -2,9 +2,9 @@
 
 A table (`Architecture`) says how many filters each layer has and where the bypasses are; `model.py` says how a layer is
 computed. Variants are pure functions from table to table, so they combine: any version, width, metaparameters, bypass
-and geometry. `trace` derives every layer's output shape, parameters and multiply-adds (MACs) without a network.
+and geometry. `trace.py` turns a table into one row for each layer, with its shapes, parameters and MACs.
 
-Letters: H height, W width, C channels, K classes. Read next: `model.py`.
+Read next: `model.py`.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from typing import Literal
 from squeezenet_jax.system.errors import UserError, check_choice
 
 Bypass = Literal["none", "identity", "conv"]
-POOL_WINDOW, POOL_STRIDE = 3, 2  # every max-pool of every version
+POOL_WINDOW, POOL_STRIDE = 3, 2  # px, of every max-pool of every version
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,10 @@ class StemSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A whole network up to the number of classes. A max-pool follows every group but the last."""
+    """A whole network up to the number of classes. A max-pool follows every group but the last.
+
+    `build` makes them. The properties are what holds for some tables only: whoever relies on one asks for it.
+    """
 
     stem: StemSpec
     groups: tuple[tuple[FireSpec, ...], ...]
@@ -60,6 +63,16 @@ class Architecture:
     def fires(self) -> Iterator[tuple[int, FireSpec]]:
         """(number, spec) of every fire module; the paper numbers them from 2."""
         return enumerate(itertools.chain.from_iterable(self.groups), start=2)
+
+    @property
+    def examples_independent(self) -> bool:
+        """Whether an example's logits are the same in any batch; not so with statistics of the batch."""
+        return True
+
+    @property
+    def activations_monotone(self) -> bool:
+        """Whether every activation f keeps the order of its inputs, so that max f(x) = f(max x)."""
+        return True
 
 
 def fire(squeeze: int, bypass: Bypass = "none") -> FireSpec:
@@ -115,7 +128,10 @@ class Metaparameters:
 
 
 def with_metaparameters(arch: Architecture, meta: Metaparameters) -> Architecture:
-    """The same stem and pool positions with the fires that the metaparameters give."""
+    """The same stem and pool positions with the fires that the metaparameters give (paper Sec. 5).
+
+    Bypasses are dropped. Raises `UserError` for a metaparameter out of its range.
+    """
     for name, value, low, high in (
         ("base_e", meta.base_e, 2, math.inf),
         ("incr_e", meta.incr_e, 0, math.inf),
@@ -131,7 +147,10 @@ def with_metaparameters(arch: Architecture, meta: Metaparameters) -> Architectur
 
 
 def widen(arch: Architecture, multiplier: float) -> Architecture:
-    """Multiplies the filters of conv1 and of every fire, rounded half up; conv10's inputs follow."""
+    """Multiplies the filters of conv1 and of every fire, rounded half up and at least 1; conv10's inputs follow.
+
+    The width multiplier is that of MobileNets (arXiv 1704.04861, Sec. 3.3). Raises `UserError` unless it is above 0.
+    """
     if not 0 < multiplier < math.inf:
         raise UserError(f"width: {multiplier} is not allowed; it must be above 0")
 
@@ -144,7 +163,10 @@ def widen(arch: Architecture, multiplier: float) -> Architecture:
 
 
 def with_stem(arch: Architecture, kind: str) -> Architecture:
-    """`card`: the version's own stem, for 224 px. `small`: 3x3 stride 1 and no pool, for images of 8 to 64 px."""
+    """`card`: the version's own stem, for 224 px. `small`: 3x3 stride 1 and no pool, for images of 8 to 64 px.
+
+    Raises `UserError` for another kind. The small stem is this project's own.
+    """
     if check_choice("stem", kind, STEMS) == "card":
         return arch
     return dataclasses.replace(arch, stem=StemSpec(arch.stem.features, kernel=3, stride=1, pool=False))
@@ -154,7 +176,7 @@ def with_geometry(arch: Architecture, geometry: str) -> Architecture:
     """Where the borders lie. `same`: the card's SAME-padded stem and floor pools.
 
     `caffe`: conv1 unpadded and pools rounded up, as in the published prototxt files, where v1.0's conv10 has padding 1.
-    `torchvision`: that without conv10's padding.
+    `torchvision`: that without conv10's padding. Raises `UserError` for another geometry.
     """
     if check_choice("geometry", geometry, GEOMETRIES) == "same":
         return arch
@@ -167,10 +189,10 @@ def with_geometry(arch: Architecture, geometry: str) -> Architecture:
 
 
 def with_bypass(arch: Architecture, kind: str) -> Architecture:
-    """Adds the paper's bypass connections (Sec. 6).
+    """The paper's bypass connections (Sec. 6), in place of those that the table has.
 
-    `simple`: identity around each fire whose input has as many channels as its output (3, 5, 7, 9).
-    `complex`: that, and a 1x1 convolution around each other fire (2, 4, 6, 8).
+    `none`: none. `simple`: identity around each fire whose input has as many channels as its output (3, 5, 7, 9).
+    `complex`: that, and a 1x1 convolution around each other fire (2, 4, 6, 8). Raises `UserError` for another kind.
     """
     elsewhere: dict[str, Bypass] = {"simple": "none", "complex": "conv"}
     if check_choice("bypass", kind, BYPASSES) == "none":
@@ -194,83 +216,26 @@ def build(
     bypass: str = "none",
     metaparameters: Metaparameters | None = None,
 ) -> Architecture:
-    """A version's table with all of the changes above; bypass comes last, since it looks at channel counts."""
+    """A version's table with all of the changes above; bypass comes last, since it looks at channel counts.
+
+    Arguments:
+      version: "v1.0" (the paper's) or "v1.1" (DeepScale's, of 2.4 times fewer MACs at the same accuracy).
+      stem: "card" or "small", see `with_stem`.
+      geometry: "same", "caffe" or "torchvision", see `with_geometry`.
+      width: multiplies the filters, see `widen`.
+      bypass: "none", "simple" or "complex", see `with_bypass`.
+      metaparameters: the paper's design space (Sec. 5.1); None leaves the version's fires, which are its defaults.
+
+    Raises `UserError`, which names the argument, its value and what is allowed.
+
+    >>> arch = build("v1.1", bypass="simple", width=0.5)
+    >>> dict(arch.fires())[3]
+    FireSpec(squeeze=8, expand1x1=32, expand3x3=32, bypass='identity')
+    """
     arch = VERSIONS[check_choice("version", version, VERSIONS)]
     if metaparameters is not None:
         arch = with_metaparameters(arch, metaparameters)
     return with_bypass(with_geometry(with_stem(widen(arch, width), stem), geometry), bypass)
-
-
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """One row of `trace`: a layer's name (its path in the parameters), output shape (H, W, C), parameters, MACs."""
-
-    name: str
-    shape: tuple[int, int, int]
-    params: int = 0
-    macs: int = 0
-
-
-def trace(arch: Architecture, *, image_size: int, channels: int = 3, num_classes: int) -> list[Layer]:
-    """Every layer's output shape, parameters and MACs for one square image.
-
-    MACs are the convolutions' multiply-adds, padded taps counted, biases not. Raises `UserError` where the image is
-    smaller than the network's minimum.
-    """
-    for field, value in (("image_size", image_size), ("channels", channels), ("num_classes", num_classes)):
-        if value < 1:
-            raise UserError(f"{field}: {value} is not allowed; it must be at least 1")
-    layers = _trace(arch, image_size, channels, num_classes)
-    if min(min(layer.shape) for layer in layers) < 1:
-        minimum = next(n for n in itertools.count(image_size) if _fits(arch, n))
-        raise UserError(f"image_size: {image_size} is too small for this network; it must be at least {minimum}")
-    return layers
-
-
-def count(layers: list[Layer]) -> tuple[int, int]:
-    """(parameters, MACs) of a whole trace."""
-    return sum(layer.params for layer in layers), sum(layer.macs for layer in layers)
-
-
-def _trace(arch: Architecture, image_size: int, channels: int, num_classes: int) -> list[Layer]:
-    layers: list[Layer] = []
-    size = image_size
-
-    def conv(name: str, inputs: int, outputs: int, kernel: int = 1, out_size: int | None = None) -> None:
-        side = size if out_size is None else out_size
-        weights = kernel * kernel * inputs * outputs
-        layers.append(Layer(name, (side, side, outputs), weights + outputs, side * side * weights))
-
-    def pool(name: str, filters: int) -> None:
-        nonlocal size
-        span = size - POOL_WINDOW
-        size = (math.ceil(span / POOL_STRIDE) if arch.pool_ceil else span // POOL_STRIDE) + 1
-        layers.append(Layer(name, (size, size, filters)))
-
-    stem = arch.stem
-    size = math.ceil(size / stem.stride) if stem.padding == "SAME" else (size - stem.kernel) // stem.stride + 1
-    conv("conv1", channels, stem.features, stem.kernel)
-    if stem.pool:
-        pool("pool1", stem.features)
-    inputs, number = stem.features, 2
-    for group in arch.groups:
-        for spec in group:
-            name = f"fire{number}"
-            conv(f"{name}/squeeze1x1", inputs, spec.squeeze)
-            conv(f"{name}/expand1x1", spec.squeeze, spec.expand1x1)
-            conv(f"{name}/expand3x3", spec.squeeze, spec.expand3x3, kernel=3)
-            if spec.bypass == "conv":
-                conv(f"{name}/bypass", inputs, spec.features)
-            inputs, number = spec.features, number + 1
-        if group is not arch.groups[-1]:
-            pool(f"pool{number - 1}", inputs)
-    conv("conv10", inputs, num_classes, out_size=size + 2 * arch.conv10_padding)
-    layers.append(Layer("pool10", (1, 1, num_classes)))
-    return layers
-
-
-def _fits(arch: Architecture, image_size: int) -> bool:
-    return min(min(layer.shape) for layer in _trace(arch, image_size, 1, 1)) >= 1
 
 
 def _map_fires(arch: Architecture, change: Callable[[FireSpec], FireSpec]) -> Architecture:

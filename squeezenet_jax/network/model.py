@@ -8,9 +8,8 @@
     Classifier  conv10 to K maps, relu, mean over H and W: the logits (softmax belongs to the loss)
 
 Parameters carry the paper's names without the modules' nesting: conv1, fire2/squeeze1x1, fire2/expand3x3, fire2/bypass,
-..., conv10; `trace` in `architecture.py` gives the same names. Letters: B batch, H, W, C, K classes. What is between
-fire blocks may be several arrays (`lowering.Features`).
-Read next: `objective.py`.
+..., conv10; `trace.py` derives the same names from the table. Letters: B batch, H, W, C, K classes. What is between
+fire blocks may be several arrays (`lowering.Features`). Read next: `objective.py`.
 """
 
 import functools
@@ -22,10 +21,13 @@ import jax
 import jax.numpy as jnp
 
 from squeezenet_jax.network import lowering
-from squeezenet_jax.network.architecture import Architecture, FireSpec, StemSpec
+from squeezenet_jax.network.architecture import Architecture, FireSpec
 from squeezenet_jax.network.lowering import Features
+from squeezenet_jax.network.trace import trace
+from squeezenet_jax.system.errors import check_choice
 
-Pool = Callable[[jax.Array], jax.Array]
+KERNEL_INITS = ("glorot_uniform", "lecun_uniform", "he_uniform", "orthogonal")  # linen's names
+CONV10_INITS = ("same", "normal_0.01")
 
 
 class Conv(nn.Module):
@@ -39,7 +41,7 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Features, pool: Pool | None = None) -> jax.Array:
+    def __call__(self, x: Features, pool: Callable[[jax.Array], jax.Array] | None = None) -> jax.Array:
         """W * x + b; or pool(W * x) + b."""
         shape = (*self.kernel_size, lowering.num_channels(x), self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
@@ -56,15 +58,15 @@ class FireBlock(nn.Module):
     """
 
     spec: FireSpec
+    arch: Architecture
     conv: Callable[..., Conv]  # with the network's dtype and initialiser
-    bypass_relu: bool
 
     @nn.compact
-    def __call__(self, x: Features, pool: Pool | None = None) -> Features:
-        spec = self.spec
-        s = lowering.relu(self.conv(spec.squeeze, (1, 1), name="squeeze1x1")(x))
+    def __call__(self, x: Features, pooled: bool = False) -> Features:
+        spec, pool = self.spec, _max_pool(self.arch) if pooled else None
         # A maximum does not go through a bypass's sum.
-        early, late = (pool, None) if spec.bypass == "none" and lowering.pools_early() else (None, pool)
+        early, late = (pool, None) if spec.bypass == "none" and lowering.pools_early(self.arch) else (None, pool)
+        s = lowering.relu(self.conv(spec.squeeze, (1, 1), name="squeeze1x1")(x))
         expand1x1 = lowering.relu(self.conv(spec.expand1x1, (1, 1), name="expand1x1")(s, early))
         expand3x3 = lowering.relu(self.conv(spec.expand3x3, (3, 3), padding="SAME", name="expand3x3")(s, early))
         y = lowering.concatenate(expand1x1, expand3x3)
@@ -72,41 +74,39 @@ class FireBlock(nn.Module):
             y = lowering.add(y, x)
         elif spec.bypass == "conv":
             projected = self.conv(spec.features, (1, 1), name="bypass")(x)
-            y = lowering.add(y, lowering.relu(projected) if self.bypass_relu else projected)
+            y = lowering.add(y, lowering.relu(projected) if self.arch.bypass_relu else projected)
         return jax.tree.map(late, y) if late else y
 
 
 class FireGroup(nn.Module):
-    """Fire blocks numbered from `first`, then a max-pool where `pool` says so."""
+    """Fire blocks numbered from `first`, then, if `pooled`, a max-pool."""
 
     specs: tuple[FireSpec, ...]
     first: int
-    pool: Pool | None
+    arch: Architecture
     conv: Callable[..., Conv]
-    bypass_relu: bool
 
     @nn.compact
-    def __call__(self, x: Features) -> Features:
+    def __call__(self, x: Features, pooled: bool) -> Features:
         last = self.first + len(self.specs) - 1
         for number, spec in enumerate(self.specs, start=self.first):
-            block = FireBlock(spec, self.conv, self.bypass_relu, name=f"fire{number}")
-            x = block(x, self.pool if number == last else None)
+            x = FireBlock(spec, self.arch, self.conv, name=f"fire{number}")(x, pooled and number == last)
         return x
 
 
 class Stem(nn.Module):
-    """conv1, ReLU and the first max-pool, [B, H, W, C] -> [B, H', W', features]."""
+    """conv1, ReLU and the first max-pool if there is one, [B, H, W, C] -> [B, H', W', features]."""
 
-    spec: StemSpec
-    pool: Pool | None
+    arch: Architecture
     conv: Callable[..., Conv]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        spec = self.spec
+        spec = self.arch.stem
+        pool = _max_pool(self.arch) if spec.pool else None
+        early, late = (pool, None) if lowering.pools_early(self.arch) else (None, pool)
         kernel, strides = (spec.kernel, spec.kernel), (spec.stride, spec.stride)
         conv1 = self.conv(spec.features, kernel, strides=strides, padding=spec.padding, name="conv1")
-        early, late = (self.pool, None) if lowering.pools_early() else (None, self.pool)
         y = lowering.relu(conv1(x, early))
         return late(y) if late else y
 
@@ -115,18 +115,17 @@ class Learner(nn.Module):
     """All fire groups, and the dropout behind the last one (paper Sec. 3.3.1)."""
 
     arch: Architecture
-    pool: Pool
     conv: Callable[..., Conv]
 
     @nn.compact
     def __call__(self, x: Features, dropout_key_B: jax.Array | None) -> Features:
-        arch, first = self.arch, 2
-        for index, specs in enumerate(arch.groups):
-            pool = self.pool if index < len(arch.groups) - 1 else None
-            group = FireGroup(specs, first, pool, self.conv, arch.bypass_relu, name=f"group{index}")
+        first = 2
+        for index, specs in enumerate(self.arch.groups):
+            group = FireGroup(specs, first, self.arch, self.conv, name=f"group{index}")
             nn.share_scope(self, group)
-            x, first = group(x), first + len(specs)
-        return x if dropout_key_B is None else _dropout(lowering.join(x), dropout_key_B, arch.dropout)
+            x = group(x, pooled=index < len(self.arch.groups) - 1)
+            first += len(specs)
+        return x if dropout_key_B is None else _dropout(lowering.join(x), dropout_key_B, self.arch.dropout)
 
 
 class Classifier(nn.Module):
@@ -144,13 +143,21 @@ class Classifier(nn.Module):
 
 
 class SqueezeNet(nn.Module):
-    """The network of an architecture table.
+    """The network of a table: normalised images, float [B, H, W, C] -> logits, float32 [B, K].
 
-    Attributes:
-      kernel_init: a name of `settings.KERNEL_INITS`; biases start at 0. "lsuv" draws orthogonal kernels, which
-        `initialize.py` then scales.
+    Arguments:
+      arch: the table, from `architecture.build`.
+      num_classes: K.
+      kernel_init: one of `KERNEL_INITS`, by default the model card's; biases start at 0.
       conv10_init: "same" as the rest, or "normal_0.01" (Caffe's and torchvision's choice).
       dtype: of the activations; parameters are float32.
+
+    >>> from squeezenet_jax.network.architecture import build
+    >>> model = SqueezeNet(build("v1.1"), num_classes=10)
+    >>> image_BHWC = jnp.zeros((2, 64, 64, 3))
+    >>> variables = jax.jit(model.init)(jax.random.key(0), image_BHWC)
+    >>> jax.jit(model.apply)(variables, image_BHWC).shape
+    (2, 10)
     """
 
     arch: Architecture
@@ -161,18 +168,25 @@ class SqueezeNet(nn.Module):
 
     @nn.compact
     def __call__(self, image_BHWC: jax.Array, dropout_key_B: jax.Array | None = None) -> jax.Array:
-        """Normalised images, float [B, H, W, C] -> logits, float32 [B, K]; in training with a dropout key for each."""
-        conv = functools.partial(Conv, kernel_init=_initializer(self.kernel_init), dtype=jnp.dtype(self.dtype))
-        conv10 = conv
-        if self.conv10_init == "normal_0.01":
+        """The logits; in training with a key for each example's dropout.
+
+        Raises `UserError` for an unknown initialiser, and for images that are too small for the table.
+        """
+        trace(self.arch, image_size=min(image_BHWC.shape[1:3]), num_classes=self.num_classes)  # refuses small images
+        initializer = getattr(nn.initializers, check_choice("kernel_init", self.kernel_init, KERNEL_INITS))()
+        conv = conv10 = functools.partial(Conv, kernel_init=initializer, dtype=jnp.dtype(self.dtype))
+        if check_choice("conv10_init", self.conv10_init, CONV10_INITS) == "normal_0.01":
             conv10 = functools.partial(conv, kernel_init=nn.initializers.normal(0.01))
-        pool = functools.partial(lowering.max_pool, ceil=self.arch.pool_ceil)
-        stem = Stem(self.arch.stem, pool if self.arch.stem.pool else None, conv, name="stem")
-        learner = Learner(self.arch, pool, conv, name="learner")
+        stem = Stem(self.arch, conv, name="stem")
+        learner = Learner(self.arch, conv, name="learner")
         classifier = Classifier(self.num_classes, self.arch, conv10, name="classifier")
         for part in (stem, learner, classifier):
             nn.share_scope(self, part)
         return classifier(learner(stem(image_BHWC.astype(self.dtype)), dropout_key_B))
+
+
+def _max_pool(arch: Architecture) -> Callable[[jax.Array], jax.Array]:
+    return functools.partial(lowering.max_pool, ceil=arch.pool_ceil)
 
 
 def _dropout(x: jax.Array, key_B: jax.Array, rate: float) -> jax.Array:
@@ -183,7 +197,3 @@ def _dropout(x: jax.Array, key_B: jax.Array, rate: float) -> jax.Array:
     """
     kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(key_B)
     return jnp.where(kept, x / (1 - rate), 0)
-
-
-def _initializer(name: str) -> Any:
-    return nn.initializers.orthogonal() if name == "lsuv" else getattr(nn.initializers, name)()

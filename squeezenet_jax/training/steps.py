@@ -35,8 +35,10 @@ class TrainState:
 
 
 def build_model(settings: Settings) -> SqueezeNet:
+    """The run's network. LSUV starts from orthogonal kernels, which `init_state` scales (`initialize.lsuv`)."""
     model, data = settings.model, settings.data
-    return SqueezeNet(model.architecture(), data.num_classes, model.kernel_init, model.conv10_init, model.dtype)
+    kernel_init = "orthogonal" if model.kernel_init == "lsuv" else model.kernel_init
+    return SqueezeNet(model.architecture(), data.num_classes, kernel_init, model.conv10_init, model.dtype)
 
 
 def draw_params(key: jax.Array, *, model: SqueezeNet, data: DataSettings) -> Any:
@@ -143,8 +145,8 @@ def compile_steps(settings: Settings, total_steps: int, steps_per_epoch: float, 
     data, sizes, frozen, model = settings.data, settings.train, settings.model.frozen, build_model(settings)
     rate = optimizer.schedule(settings.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     tx = optimizer.build_optimizer(settings.optimizer, rate, frozen)
-    parts = _num_parts(sizes.batch_size, sizes.accumulation_steps, data, mesh)
-    eval_parts = _num_parts(sizes.eval_batch_size, 1, data, mesh)
+    parts = _num_parts(model, sizes.batch_size, sizes.accumulation_steps, data.image_size, mesh)
+    eval_parts = _num_parts(model, sizes.eval_batch_size, 1, data.image_size, mesh)
 
     init = functools.partial(draw_params, model=model, data=data)
     begin = functools.partial(begin_state, tx=tx)
@@ -167,11 +169,12 @@ def compile_steps(settings: Settings, total_steps: int, steps_per_epoch: float, 
     )
 
 
-def _num_parts(batch_size: int, accumulation_steps: int, data: DataSettings, mesh: Mesh) -> int:
+def _num_parts(model: SqueezeNet, batch_size: int, accumulation_steps: int, image_size: int, mesh: Mesh) -> int:
     """How many parts of a batch are computed one after the other, for the memory's sake or for a CPU's cache."""
     if mesh.size > 1:  # after each part of a step the devices meet
         return accumulation_steps
-    return accumulation_steps * lowering.num_microbatches(batch_size // accumulation_steps, data.image_size)
+    size = batch_size // accumulation_steps
+    return accumulation_steps * lowering.num_microbatches(model.arch, size, image_size)
 
 
 def _abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:

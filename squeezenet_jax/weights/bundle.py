@@ -12,12 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from squeezenet_jax.network import architecture
 from squeezenet_jax.network.architecture import Architecture
+from squeezenet_jax.network.trace import Layer, Shape, trace
 from squeezenet_jax.system import nested
 from squeezenet_jax.system.errors import UserError, check_choice, shown
 
-Shape = tuple[int, ...]
 MAX_CLASSES = 1_000_000
 MAX_PX = 4096  # of a preprocessed image
 
@@ -103,28 +102,19 @@ class Weights:
     def shapes(self) -> dict[str, Shape]:
         return parameter_shapes(self.arch, channels=self.channels, num_classes=self.num_classes)
 
-    def trace(self) -> list[architecture.Layer]:
+    def trace(self) -> list[Layer]:
         """The table's layers for an image of this preprocessing."""
         size = self.preprocessing.crop
-        return architecture.trace(self.arch, image_size=size, channels=self.channels, num_classes=self.num_classes)
+        return trace(self.arch, image_size=size, channels=self.channels, num_classes=self.num_classes)
 
 
 def parameter_shapes(arch: Architecture, *, channels: int, num_classes: int) -> dict[str, Shape]:
-    """conv1/kernel -> (H, W, I, O), conv1/bias -> (O,), for every convolution, in the network's order.
-
-    Derived from `architecture.trace`, whose parameter counts fix a layer's input channels once its kernel is known.
-    """
+    """conv1/kernel -> (H, W, I, O), conv1/bias -> (O,), for every convolution, in the network's order."""
     check_architecture(arch)
     if not (1 <= num_classes <= MAX_CLASSES and channels >= 1):
         raise UserError(f"{num_classes} classes and {channels} channels are not allowed")
-    shapes: dict[str, Shape] = {}
-    for layer in architecture.trace(arch, image_size=MAX_PX, channels=channels, num_classes=num_classes):
-        if layer.params:
-            k = {"conv1": arch.stem.kernel, "expand3x3": 3}.get(layer.name.rpartition("/")[2], 1)
-            outputs = layer.shape[2]
-            shapes[f"{layer.name}/kernel"] = (k, k, (layer.params // outputs - 1) // (k * k), outputs)
-            shapes[f"{layer.name}/bias"] = (outputs,)
-    return shapes
+    layers = trace(arch, image_size=MAX_PX, channels=channels, num_classes=num_classes)  # the same at every size
+    return {f"{layer.name}/{name}": shape for layer in layers for name, shape in layer.parameter_shapes.items()}
 
 
 def check_architecture(arch: Architecture) -> None:

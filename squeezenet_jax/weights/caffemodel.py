@@ -19,8 +19,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from squeezenet_jax.network.architecture import BYPASSES, with_bypass
+from squeezenet_jax.network.trace import Shape
 from squeezenet_jax.system.errors import UserError
-from squeezenet_jax.weights.bundle import PREPROCESSINGS, Shape, Weights, listing
+from squeezenet_jax.weights.bundle import PREPROCESSINGS, Weights, listing
 from squeezenet_jax.weights.infer import Wishes, assemble, hwio, infer_architecture
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from squeezenet_jax.network.architecture import BYPASSES, VERSIONS, Architecture, FireSpec, with_bypass, with_geometry
+from squeezenet_jax.network.trace import Shape
 from squeezenet_jax.system.errors import UserError, check_choice
-from squeezenet_jax.weights.bundle import Preprocessing, Shape, Weights, check_shapes, parameter_shapes, unflatten
+from squeezenet_jax.weights.bundle import Preprocessing, Weights, check_shapes, parameter_shapes, unflatten
 
-KERNEL_OF_VERSION = {7: "v1.0", 3: "v1.1"}
+VERSION_OF_KERNEL = {arch.stem.kernel: name for name, arch in VERSIONS.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +40,9 @@ class Wishes:
 def version_of(conv1_kernel: Shape) -> str:
     """The version whose conv1 has this kernel, its shape being (H, W, ...)."""
     side = conv1_kernel[0] if len(conv1_kernel) == 4 else 0
-    if side not in KERNEL_OF_VERSION:
+    if side not in VERSION_OF_KERNEL:
         raise UserError(f"conv1/kernel: shape {conv1_kernel} is neither v1.0's (7x7) nor v1.1's (3x3)")
-    return KERNEL_OF_VERSION[side]
+    return VERSION_OF_KERNEL[side]
 
 
 def infer_architecture(shapes: Mapping[str, Shape], *, geometry: str, bypass: str = "none") -> Architecture:

@@ -24,12 +24,11 @@ def compile_forward(weights: Weights, batch_size: int, num_images: float = math.
     One program: smaller batches are padded to it. For few images, `num_images` in all, it is the one that is compiled
     sooner.
     """
-    # No initialiser is run; the model only wants their names.
-    model = SqueezeNet(weights.arch, weights.num_classes, "lecun_uniform", "same", "float32")
+    model = SqueezeNet(weights.arch, weights.num_classes)
     size = weights.preprocessing.crop
     image = jax.ShapeDtypeStruct((batch_size, size, size, weights.channels), np.float32)
     variables = {"params": dict(weights.params)}  # constants of the program: XLA transforms and slices kernels once
-    parts = lowering.num_microbatches(batch_size, size)
+    parts = lowering.num_microbatches(weights.arch, batch_size, size)
 
     def logits(image_BHWC: jax.Array) -> jax.Array:
         image_by_part = image_BHWC.reshape(parts, -1, *image_BHWC.shape[1:])

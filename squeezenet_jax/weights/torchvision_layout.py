@@ -12,8 +12,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from squeezenet_jax.network.architecture import VERSIONS, Architecture
+from squeezenet_jax.network.trace import Shape
 from squeezenet_jax.system.errors import UserError
-from squeezenet_jax.weights.bundle import PREPROCESSINGS, Shape, Weights, check_shapes, flatten
+from squeezenet_jax.weights.bundle import PREPROCESSINGS, Weights, check_shapes, flatten
 from squeezenet_jax.weights.infer import Wishes, assemble, hwio, infer_architecture, version_of
 
 FIRST_KEY = "features.0.weight"

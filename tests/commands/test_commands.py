@@ -1,6 +1,7 @@
 """convert, predict and evaluate, as a user types them, on small networks and images that the tests draw."""
 
 import dataclasses
+import functools
 import json
 from unittest import mock
 
@@ -58,7 +59,7 @@ def folder(tmp_path_factory):
 
 
 def program(network):
-    model = SqueezeNet(network.arch, network.num_classes, "lecun_uniform", "same", "float32")
+    model = SqueezeNet(network.arch, network.num_classes)
     return jax.jit(lambda image: model.apply({"params": network.params}, image))
 
 
@@ -83,12 +84,22 @@ def fails(capsys, *argv):
 
 def test_a_large_batch_is_computed_in_parts_with_the_same_logits(network):
     images = np.random.default_rng(2).normal(size=(50, 33, 33, 3)).astype(np.float32)
-    assert lowering.num_microbatches(64, 33) == 2 and lowering.num_microbatches(25, 33) == 1
+    parts = functools.partial(lowering.num_microbatches, network.arch, image_size=33)
+    assert (parts(64), parts(25)) == (2, 1)
     logits = compile_forward(network, 64)(images)
     halves = compile_forward(network, 25)
     expected = np.concatenate([halves(images[:25]), halves(images[25:])])
     assert logits.shape == expected.shape == (50, len(CLASSES)) and expected.std() > 0.1
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_whose_examples_depend_on_each_other_is_computed_whole(network, monkeypatch):
+    seen, apply = [], SqueezeNet.apply
+    monkeypatch.setattr(SqueezeNet, "apply", lambda self, v, image: [apply(self, v, image), seen.append(len(image))][0])
+    compile_forward(network, 64)
+    monkeypatch.setattr(architecture.Architecture, "examples_independent", False)
+    compile_forward(network, 64)
+    assert seen == [32, 64]
 
 
 def test_many_images_have_winograds_convolutions_and_the_same_logits():

@@ -75,9 +75,9 @@ def test_every_map_has_the_size_of_the_trace(variant, make_weights):
         model = onnx.shape_inference.infer_shapes(onnx.load_from_string(onnx_file.convert(network)), strict_mode=True)
         values = [*model.graph.value_info, *model.graph.output]
         shapes = {v.name: [d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim] for v in values}
-        for name, layer in network.layers().items():
+        for layer in network.layers():
             height, width, channels = layer.shape
-            assert shapes[name] == ["batch", channels, height, width], (size, name)
+            assert shapes[layer.name] == ["batch", channels, height, width], (size, layer.name)
         assert shapes["logits"] == ["batch", weights.num_classes]
 
 

@@ -10,7 +10,7 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (require
 
 import jax
 
-from squeezenet_jax.export import export, from_weights, onnx_file
+from squeezenet_jax.export import Network, export, from_weights, onnx_file
 from squeezenet_jax.export.verify import TOLERANCE, sample_images, verify
 from squeezenet_jax.network.architecture import with_bypass
 from squeezenet_jax.system.errors import UserError
@@ -69,9 +69,10 @@ def test_swapped_expands_are_caught_and_an_older_file_stays(network, tmp_path, m
 
 def test_same_padding_on_the_wrong_side_is_caught(make_weights, tmp_path, monkeypatch):
     weights = make_weights(36, geometry="same")  # stride 2 on an even size: one more pixel at the end
-    same_pads = onnx_file._same_pads
-    assert same_pads(36, 3, 2) == (0, 1)
-    monkeypatch.setattr(onnx_file, "_same_pads", lambda *a: same_pads(*a)[::-1])
+    conv1, *others = from_weights(weights).layers()
+    assert conv1.borders == (0, 1)
+    wrong = [dataclasses.replace(conv1, borders=(1, 0)), *others]
+    monkeypatch.setattr(Network, "layers", lambda network: wrong)
     with pytest.raises(UserError, match="computes something else"):
         export(from_weights(weights), tmp_path / "net.onnx")
 

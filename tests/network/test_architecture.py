@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from squeezenet_jax.network import architecture
-from squeezenet_jax.network.architecture import V1_0, V1_1, Metaparameters, build, count, trace
+from squeezenet_jax.network.architecture import V1_0, V1_1, Metaparameters, build
+from squeezenet_jax.network.trace import count, trace
 from squeezenet_jax.system.errors import UserError
 
 

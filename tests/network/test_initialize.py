@@ -34,3 +34,10 @@ def test_lsuv_leaves_a_dead_layer_and_unnamed_layers_alone(tiny):
     stds = functools.partial(initialize.output_stds, model)
     scaled = initialize.lsuv(lambda params: stds(params, image), dead, ["conv1", "fire2/squeeze1x1"], 1.0)
     jax.tree.map(np.testing.assert_array_equal, scaled, dead)
+
+
+@pytest.mark.parametrize("kernel_init", ["glorot_uniform", "lecun_uniform", "he_uniform", "lsuv"])
+def test_every_initialiser_of_the_settings_is_one_of_the_network(tiny, kernel_init):
+    model = build_model(tiny(model__kernel_init=kernel_init))
+    assert model.kernel_init == ("orthogonal" if kernel_init == "lsuv" else kernel_init)
+    jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 1), "float32"))

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from squeezenet_jax.network import lowering
-from squeezenet_jax.network.architecture import FireSpec, Metaparameters, build, trace
+from squeezenet_jax.network.architecture import Architecture, FireSpec, Metaparameters, build
 from squeezenet_jax.network.model import Conv, FireBlock, SqueezeNet
+from squeezenet_jax.network.trace import trace
+from squeezenet_jax.system.errors import UserError
 
 VARIANTS = [
     {"version": version, "bypass": bypass, "stem": stem, "geometry": geometry}
@@ -21,11 +23,6 @@ VARIANTS = [
         ("v1.0", "v1.1"), ("none", "simple", "complex"), ("card", "small"), ("same", "caffe", "torchvision")
     )
 ] + [{"version": "v1.0", "metaparameters": Metaparameters(squeeze_ratio=0.5, pct3x3=0.01)}]
-
-
-def network(arch, num_classes=10, **changes):
-    defaults = {"kernel_init": "he_uniform", "conv10_init": "same", "dtype": "float32"}
-    return SqueezeNet(arch, num_classes, **(defaults | changes))
 
 
 def abstract_params(model, size, channels=3):
@@ -38,14 +35,11 @@ def abstract_params(model, size, channels=3):
 def test_table_and_modules_agree_on_names_parameters_and_output(variant):
     arch = build(**variant)
     layers = trace(arch, image_size=64, num_classes=7)
-    sizes: dict[str, int] = {}
-    for name, leaf in abstract_params(network(arch, 7), 64).items():
-        layer = name.rpartition("/")[0]
-        sizes[layer] = sizes.get(layer, 0) + leaf.size
-    assert sizes == {layer.name: layer.params for layer in layers if layer.params}
+    params = {name: leaf.shape for name, leaf in abstract_params(SqueezeNet(arch, 7), 64).items()}
+    assert params == {f"{row.name}/{name}": shape for row in layers for name, shape in row.parameter_shapes.items()}
     image = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
     logits, captured = jax.eval_shape(
-        lambda image: network(arch, 7).init_with_output(jax.random.key(0), image, mutable=True),
+        lambda image: SqueezeNet(arch, 7).init_with_output(jax.random.key(0), image, mutable=True),
         image,
     )
     shapes = flax.traverse_util.flatten_dict(captured["intermediates"])
@@ -58,7 +52,7 @@ def test_table_and_modules_agree_on_names_parameters_and_output(variant):
 @pytest.mark.parametrize("bypass", ["identity", "conv"])
 def test_with_zero_expand_kernels_a_bypass_is_all_that_is_left(bypass):
     x = jax.random.normal(jax.random.key(0), (2, 5, 5, 16))  # negative values too: no ReLU may follow the sum
-    block = FireBlock(FireSpec(4, 8, 8, bypass), Conv, bypass_relu=False)
+    block = FireBlock(FireSpec(4, 8, 8, bypass), dataclasses.replace(build("v1.1"), bypass_relu=False), Conv)
     params = block.init(jax.random.key(1), x)["params"]
     silent = {name: jax.tree.map(jnp.zeros_like, leaf) if "expand" in name else leaf for name, leaf in params.items()}
     y = block.apply({"params": silent}, x)
@@ -122,7 +116,7 @@ def reference(params, x, version, bypass, geometry):
 def test_equals_an_independent_forward_pass(version, bypass, geometry):
     arch = build(version, bypass=bypass, geometry=geometry, width=0.25)
     image = np.random.default_rng(0).normal(size=(2, 50, 50, 3))  # 50: pools of odd and even sizes
-    model = network(arch, 5)
+    model = SqueezeNet(arch, 5)
     params = model.init(jax.random.key(3), jnp.asarray(image, jnp.float32))["params"]
     params = jax.tree.map(lambda leaf: leaf + 0.05, params)  # biases too
     logits = model.apply({"params": params}, jnp.asarray(image, jnp.float32))
@@ -151,13 +145,14 @@ def test_pool_before_the_bias_is_pool_behind_the_relu():
 @pytest.mark.parametrize("form", [contextlib.nullcontext, lowering.portable])
 @pytest.mark.parametrize("bypass", ["none", "identity", "conv"])
 def test_fire_block_with_a_pool_is_the_pool_of_a_fire_block(bypass, form, dtype):
-    block = FireBlock(FireSpec(4, 8, 8, bypass), functools.partial(Conv, dtype=jnp.dtype(dtype)), bypass_relu=True)
+    arch = build("v1.1", geometry="caffe")
+    block = FireBlock(FireSpec(4, 8, 8, bypass), arch, functools.partial(Conv, dtype=jnp.dtype(dtype)))
     x = jax.random.normal(jax.random.key(0), (2, 11, 12, 16)).astype(dtype)
     params = jax.tree.map(lambda leaf: leaf + 0.05, block.init(jax.random.key(1), x)["params"])  # biases too
     pool = functools.partial(lowering.max_pool, ceil=True)
 
     def inside(params, x):
-        return lowering.join(block.apply({"params": params}, x, pool))
+        return lowering.join(block.apply({"params": params}, x, pooled=True))
 
     def behind(params, x):
         return lowering.join(jax.tree.map(pool, block.apply({"params": params}, x)))
@@ -174,7 +169,7 @@ def test_fire_block_with_a_pool_is_the_pool_of_a_fire_block(bypass, form, dtype)
 
 
 def test_bfloat16_activations_float32_parameters_and_logits():
-    model = network(build("v1.1", stem="small", width=0.25), dtype="bfloat16")
+    model = SqueezeNet(build("v1.1", stem="small", width=0.25), 10, dtype="bfloat16")
     image = jnp.ones((1, 16, 16, 3))
     params = model.init(jax.random.key(0), image)["params"]
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
@@ -185,7 +180,7 @@ def test_bfloat16_activations_float32_parameters_and_logits():
 
 
 def test_dropout_needs_a_key_and_belongs_to_the_example():
-    model = network(build("v1.1", stem="small", width=0.125))
+    model = SqueezeNet(build("v1.1", stem="small", width=0.125), 10)
     image = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
     params = model.init(jax.random.key(0), image)["params"]
     still = [model.apply({"params": params}, image) for _ in range(2)]
@@ -205,7 +200,7 @@ def test_dropout_changes_logits_at_random_but_not_on_average():
     Without conv10's ReLU logits are linear in what is dropped, so their mean over keys is the logits without dropout.
     """
     arch = dataclasses.replace(build("v1.1", stem="small", width=0.125), dropout=0.25, conv10_relu=False)
-    model, count = network(arch), 4096
+    model, count = SqueezeNet(arch, num_classes=10), 4096
     image = jax.random.normal(jax.random.key(0), (1, 16, 16, 3))
     params = model.init(jax.random.key(0), image)["params"]
     still = model.apply({"params": params}, image)[0]
@@ -226,8 +221,56 @@ def test_dropout_changes_logits_at_random_but_not_on_average():
     ],
 )
 def test_initialisers(kernel_init, bound):
-    model = network(build("v1.1"), kernel_init=kernel_init, conv10_init="normal_0.01")
+    model = SqueezeNet(build("v1.1"), 10, kernel_init, "normal_0.01")
     params = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
     assert np.abs(params["conv1"]["kernel"]).max() == pytest.approx(bound, rel=0.01)
     assert np.std(params["conv10"]["kernel"]) == pytest.approx(0.01, rel=0.05)
     assert not any(leaf.any() for name, leaf in flax.traverse_util.flatten_dict(params).items() if name[-1] == "bias")
+
+
+def test_orthogonal_kernels_are_orthogonal():
+    model = SqueezeNet(build("v1.1"), 10, "orthogonal")
+    params = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    columns = params["conv1"]["kernel"].reshape(27, 64)
+    np.testing.assert_allclose(columns @ columns.T, np.eye(27), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size", "message"),
+    [
+        ({"kernel_init": "lsuv"}, 32, 'kernel_init: unknown value "lsuv"; allowed: glorot_uniform, .*orthogonal'),
+        ({"conv10_init": "normal"}, 32, 'conv10_init: unknown value "normal"; .* did you mean "normal_0.01"'),
+        ({}, 16, "image_size: 16 is too small for this network; it must be at least 29"),
+    ],
+)
+def test_wrong_arguments_and_too_small_images_are_one_line(arguments, size, message):
+    with pytest.raises(UserError, match=message):
+        SqueezeNet(build("v1.1"), 10, **arguments).init(jax.random.key(0), jnp.zeros((1, size, size, 3)))
+
+
+class Coupled(Architecture):
+    """A table of which nothing holds that holds today: as with batch normalisation and an activation like SiLU."""
+
+    examples_independent = False
+    activations_monotone = False
+
+
+def test_what_a_table_does_not_promise_is_not_used(monkeypatch):
+    """Early pooling puts W x into a max-pool, negative values too; else it gets what the ReLU gave."""
+    pooled = []
+    monkeypatch.setattr(
+        lowering, "max_pool", lambda x, *, ceil, f=lowering.max_pool: [f(x, ceil=ceil), pooled.append(x)][0]
+    )
+    plain = build("v1.1", width=0.125)
+    coupled = Coupled(**{field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)})
+    image = jax.random.normal(jax.random.key(0), (32, 32, 32, 3))
+    variables = SqueezeNet(plain, 5).init(jax.random.key(1), image)
+    logits, negative = {}, {}
+    for arch in (plain, coupled):
+        pooled.clear()
+        logits[arch] = SqueezeNet(arch, 5).apply(variables, image)
+        negative[arch] = [bool((x < 0).any()) for x in pooled]
+    assert negative == {plain: [True] * 5, coupled: [False] * 5}  # of pool3 and pool5 the expands' parts, one by one
+    np.testing.assert_array_equal(logits[plain], logits[coupled])  # a ReLU is monotone
+    assert lowering.num_microbatches(plain, 256, 32) == 8
+    assert lowering.num_microbatches(coupled, 256, 32) == 1

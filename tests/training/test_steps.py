@@ -14,6 +14,7 @@ from squeezenet_jax.data import sources
 from squeezenet_jax.data.batches import TrainBatches
 from squeezenet_jax.data.loader import Loader
 from squeezenet_jax.network import lowering
+from squeezenet_jax.network.architecture import Architecture
 from squeezenet_jax.system import devices
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.training import steps as steps_module
@@ -138,6 +139,18 @@ def test_a_cpu_on_its_own_computes_large_batches_in_parts(tiny, monkeypatch):
         assert whole["count"] == part["count"] == 64 and whole["top1"] == part["top1"]
         np.testing.assert_allclose(part["loss"], whole["loss"], rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), params, params_parts)
+
+
+def test_batches_whose_examples_depend_on_each_other_stay_whole(tiny, monkeypatch):
+    """However large: in training, in evaluation and in the commands."""
+    cut = []
+    monkeypatch.setattr(Architecture, "examples_independent", False)
+    monkeypatch.setattr(steps_module, "_sum_over_parts", lambda f, batch, parts: [f(batch), cut.append(parts)][0])
+    alone = Mesh(np.array(jax.devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
+    compile_steps.cache_clear()
+    compile_steps(tiny(train__batch_size=64, train__eval_batch_size=64), 10, 1.0, alone)
+    compile_steps.cache_clear()
+    assert cut == [1, 1]
 
 
 def test_a_batch_that_cannot_be_cut_up_is_refused(tiny):

@@ -22,7 +22,7 @@ VARIANTS = list(itertools.product(architecture.VERSIONS, architecture.BYPASSES, 
 @pytest.mark.parametrize(("version", "bypass"), list(itertools.product(architecture.VERSIONS, architecture.BYPASSES)))
 def test_parameter_shapes_are_those_of_the_model(version, bypass):
     arch = architecture.build(version, bypass=bypass)
-    model = SqueezeNet(arch, 10, "lecun_uniform", "same", "float32")
+    model = SqueezeNet(arch, 10)
     image = jnp.zeros((1, 64, 64, 3))
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), image))["params"]
     shapes = parameter_shapes(arch, channels=3, num_classes=10)

@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from squeezenet_jax.network.architecture import Architecture
 from squeezenet_jax.network.lowering import activation, convolution, plain, pooling, products
 from squeezenet_jax.network.lowering.pooling import STRIDE, WINDOW
 
@@ -116,22 +117,23 @@ def max_pool(x_BHWC: Array, *, ceil: bool) -> Array:
     return y
 
 
-def pools_early() -> bool:
+def pools_early(arch: Architecture) -> bool:
     """Whether max-pool relu(W x + b) should be computed as relu(max-pool(W x) + b).
 
-    The same, as adding one number and the ReLU keep the order; on a CPU faster, on a quarter of the elements. Elsewhere
-    bias and ReLU are part of the convolution.
+    The same, where adding one number and the activation keep the order; on a CPU faster, on a quarter of the elements.
+    Elsewhere bias and ReLU are part of the convolution.
     """
-    return _on_cpu()
+    return arch.activations_monotone and _on_cpu()
 
 
-def num_microbatches(batch_size: int, image_size: int) -> int:
+def num_microbatches(arch: Architecture, batch_size: int, image_size: int) -> int:
     """Into how many equal parts, computed one after another, a CPU should cut a batch; 1 off the CPU.
 
     What the layers of many images need leaves the caches, and is new memory for every step; the operations of few
-    images are so short that the cores wait for each other.
+    images are so short that the cores wait for each other. A network whose examples depend on each other gives
+    something else for parts of a batch, so there it is 1, too.
     """
-    if not _on_cpu():
+    if not (arch.examples_independent and _on_cpu()):
         return 1
     most = min(MICROBATCH_IMAGES, MICROBATCH_PIXELS // image_size**2)
     size = max((size for size in range(1, most + 1) if batch_size % size == 0), default=1)

@@ -7,6 +7,7 @@ import pytest
 from against_lax import assert_values_and_gradients_equal, images, lax_conv, reference_pool
 
 from squeezenet_jax.network import lowering
+from squeezenet_jax.network.architecture import V1_1
 
 KERNEL_1, KERNEL_3 = (np.ones((n, n, 3, 2), np.float32) for n in (1, 3))
 
@@ -64,9 +65,9 @@ def test_sums_of_parts_are_sums_whatever_the_parts(others):
     ],
 )
 def test_parts_of_a_batch_are_equal_and_neither_large_nor_tiny(batch_size, image_size, parts, monkeypatch):
-    assert lowering.num_microbatches(batch_size, image_size) == parts
+    assert lowering.num_microbatches(V1_1, batch_size, image_size) == parts
     monkeypatch.setattr(lowering, "_on_cpu", lambda: False)
-    assert lowering.num_microbatches(batch_size, image_size) == 1
+    assert lowering.num_microbatches(V1_1, batch_size, image_size) == 1
 
 
 def test_compiler_options_are_accepted_and_change_a_convolution_only_by_rounding():

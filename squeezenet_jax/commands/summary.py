@@ -1,0 +1,59 @@
+"""summary: a variant's layers with their output shapes, parameters and MACs; imports no jax."""
+
+import argparse
+import dataclasses
+import json
+
+from squeezenet_jax.network import architecture
+from squeezenet_jax.network.trace import count, trace
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    paper = architecture.Metaparameters()
+    parser.add_argument("--version", default="v1.0", help="v1.0 or v1.1")
+    parser.add_argument("--bypass", default="none", help="none, simple or complex")
+    parser.add_argument("--stem", default="card", help="card, or small for images of 8 to 64 px")
+    parser.add_argument("--geometry", default="same", help="same (the model card), caffe or torchvision")
+    parser.add_argument("--width", type=float, default=1.0, help="multiplies the filters of conv1 and the fires")
+    parser.add_argument("--base-e", type=int, default=paper.base_e, help="expand filters of the first fire")
+    parser.add_argument("--incr-e", type=int, default=paper.incr_e, help="expand filters added every --freq fires")
+    parser.add_argument("--freq", type=int, default=paper.freq)
+    parser.add_argument("--squeeze-ratio", type=float, default=paper.squeeze_ratio, help="squeeze / expand filters")
+    parser.add_argument("--pct3x3", type=float, default=paper.pct3x3, help="share of expand filters that are 3x3")
+    parser.add_argument("--image-size", type=int, default=224, help="px")
+    parser.add_argument("--channels", type=int, default=3)
+    parser.add_argument("--num-classes", type=int, default=1000)
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="json has every column of a row")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    arch = architecture.build(
+        args.version,
+        stem=args.stem,
+        geometry=args.geometry,
+        width=args.width,
+        bypass=args.bypass,
+        metaparameters=architecture.Metaparameters(
+            args.base_e, args.incr_e, args.freq, args.squeeze_ratio, args.pct3x3
+        ),
+    )
+    layers = trace(arch, image_size=args.image_size, channels=args.channels, num_classes=args.num_classes)
+    params, macs = count(layers)
+    if args.format == "json":
+        rows = [
+            dataclasses.asdict(layer)
+            | {"params": layer.params, "macs": layer.macs, "activation_size": layer.activation_size}
+            for layer in layers
+        ]
+        print(json.dumps({"params": params, "macs": macs, "layers": rows}, indent=2))
+        return 0
+    print(f"{'layer':<18}{'output H x W x C':>20}{'params':>12}{'MACs':>16}")
+    for layer in layers:
+        if layer.kind == "concat":  # computes nothing
+            continue
+        shape = " x ".join(map(str, layer.shape))
+        numbers = f"{layer.params:>12,}{layer.macs:>16,}" if layer.params else ""
+        print(f"{layer.name:<18}{shape:>20}{numbers}")
+    print(f"{'total':<18}{f'{params * 4 / 2**20:.2f} MiB':>20}{params:>12,}{macs:>16,}")
+    return 0
