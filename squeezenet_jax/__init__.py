@@ -66,15 +66,17 @@ _OWNERS = {
 __all__ = [*_OWNERS]
 
 
-def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used (PEP 562)."""
-    if name not in _OWNERS:
-        from squeezenet_jax.system.errors import unknown
+if not TYPE_CHECKING:  # to a type checker this function would make every name a public one
 
-        raise AttributeError(str(unknown(f"module {__name__}", name, __all__)))
-    value = getattr(importlib.import_module(f"{__name__}.{_OWNERS[name]}"), name)
-    globals()[name] = value  # from now on without this function
-    return value
+    def __getattr__(name: str) -> Any:
+        """Imports a public name when it is first used (PEP 562)."""
+        if name not in _OWNERS:
+            from squeezenet_jax.system.errors import unknown
+
+            raise AttributeError(str(unknown(f"module {__name__}", name, __all__)))
+        value = getattr(importlib.import_module(f"{__name__}.{_OWNERS[name]}"), name)
+        globals()[name] = value  # from now on without this function
+        return value
 
 
 def __dir__() -> list[str]:

@@ -52,7 +52,7 @@ def test_a_name_is_listed_before_it_is_used():
 
 def test_type_checkers_see_the_same_names_from_the_same_modules():
     tree = ast.parse(Path(squeezenet_jax.__file__).read_text())
-    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and isinstance(node.test, ast.Name))
     seen = {alias.asname: line.module.removeprefix("squeezenet_jax.") for line in block.body for alias in line.names}
     assert seen == squeezenet_jax._OWNERS
     assert (ROOT / "squeezenet_jax" / "py.typed").is_file()

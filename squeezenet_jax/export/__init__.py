@@ -38,9 +38,7 @@ def export_weights(
 
     Example: `export_weights("v11.onnx", load("v11.safetensors"))`. Needs the extra `export`.
     """
-    out = Path(path)
-    load_format(check_out(out, opset))  # a wrong suffix or a missing package is told before any work
-    return export(from_weights(weights, image_size), out, opset=opset)
+    return export(from_weights(weights, image_size), Path(path), opset=opset)
 
 
 def export(network: Network, out: Path, *, opset: int | None = None) -> Exported:

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+import squeezenet_jax
 from squeezenet_jax import weights
 from squeezenet_jax.__main__ import main
 
@@ -24,6 +25,15 @@ def test_export_prints_what_it_wrote_and_how_far_off_it_is(weights_file, tmp_pat
     assert second == "40x40x3 images, preprocessing test, 6 classes"
     assert third.startswith("largest difference from the flax model at batch 1 and 3: ")
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_the_library_writes_the_commands_file(weights_file, tmp_path):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (requirements-export.txt)")
+    assert main(["export", weights_file, str(tmp_path / "command.onnx"), "--opset", "13", "--image-size", "40"]) == 0
+    network = squeezenet_jax.load(weights_file)
+    written = squeezenet_jax.export_weights(str(tmp_path / "library.onnx"), network, image_size=40, opset=13)
+    assert written.path == tmp_path / "library.onnx" and written.size == written.path.stat().st_size
+    assert written.path.read_bytes() == (tmp_path / "command.onnx").read_bytes()
 
 
 @pytest.mark.parametrize(
