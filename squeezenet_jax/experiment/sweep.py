@@ -163,6 +163,7 @@ def run(plan: Plan, workdir: Path, progress: Progress, should_stop: Callable[[],
 def _run_one(
     plan: Plan, planned: PlannedRun, directory: RunDirectory, reporter: Any, should_stop: Callable[[], bool]
 ) -> str:
+    from squeezenet_jax.data import labels
     from squeezenet_jax.training import train
 
     directory.begin(
@@ -173,6 +174,7 @@ def _run_one(
             "settings": dataclasses.asdict(planned.settings),
             "init_from": train.origin(planned.settings),
             "dataset": dataclasses.asdict(catalog.info(planned.settings.data.name, planned.settings.data.dir)),
+            "labels": labels.distributions(planned.settings.data),
             "command": sys.argv,
         }
     )
