@@ -47,6 +47,10 @@ class FolderRecords:
         """
         return [(_content(self.items[i].path), self.items[i].label) for i in index]
 
+    @property
+    def labels(self) -> list[int]:
+        return [item.label for item in self.items]
+
     def name(self, index: int) -> str:
         return archives.printable(self.items[index].path)
 

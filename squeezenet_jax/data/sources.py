@@ -40,6 +40,11 @@ class Records(Protocol):
 
     def name(self, index: int) -> str: ...
 
+    @property
+    def labels(self) -> Sequence[int] | None:
+        """Those of all images; None where it would take long to read them."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class InMemory:

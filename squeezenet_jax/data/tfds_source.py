@@ -21,6 +21,8 @@ from google.protobuf import json_format
 from squeezenet_jax.data import catalog, tfds_builders
 from squeezenet_jax.system.errors import UserError
 
+LABELS_BYTES, LABELS_AT_A_TIME = 2 << 30, 256  # no more than the first epoch reads soon; records
+
 
 def prepared(name: str, data_dir: str) -> Path:
     """The directory of a dataset that is on disk; `fashion_mnist` is prepared if it is not there yet.
@@ -65,6 +67,17 @@ class TfdsRecords:
             if any(example["image"] is None or example["label"] is None for example in examples):
                 raise ValueError("a record is empty")  # so array_record returns one whose chunk is damaged
             return [(example["image"], int(example["label"])) for example in examples]
+
+    @functools.cached_property
+    def labels(self) -> list[int] | None:
+        """Labels of all examples; None for more than `LABELS_BYTES`, since a record is read whole."""
+        found: list[int] = []
+        for start in range(0, len(self), LABELS_AT_A_TIME):
+            part = self.fetch(range(start, min(start + LABELS_AT_A_TIME, len(self))))
+            if not found and sum(len(image) for image, _ in part) / len(part) * len(self) > LABELS_BYTES:
+                return None
+            found += [label for _, label in part]
+        return found
 
     def name(self, index: int) -> str:
         return f"{self._directory} {self._split}[{self._start + index}]"

@@ -43,6 +43,7 @@ def read_run(
         settings=nested.flatten(dataclasses.asdict(settings), "."),
         started=started,
         images=_images(started, settings),
+        majority=((started.get("labels") or {}).get("eval") or {}).get("majority"),
     )
 
 

@@ -78,6 +78,7 @@ def run(plan: Plan, workdir: Path, progress: Progress, should_stop: Callable[[],
 def _run_one(
     plan: Plan, planned: PlannedRun, directory: RunDirectory, reporter: Any, should_stop: Callable[[], bool]
 ) -> str:
+    from squeezenet_jax.data import labels
     from squeezenet_jax.training import train
 
     directory.begin(
@@ -89,6 +90,7 @@ def _run_one(
             "inputs": _inputs(planned.settings.data, planned.settings.model),
             "init_from": train.origin(planned.settings),
             "dataset": dataclasses.asdict(catalog.info(planned.settings.data.name, planned.settings.data.dir)),
+            "labels": labels.distributions(planned.settings.data),
             "command": sys.argv,
         }
     )

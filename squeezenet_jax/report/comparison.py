@@ -48,6 +48,11 @@ class Run:
         """The final evaluation, if the run counts."""
         return self.final if self.status in COUNTED else None
 
+    @property
+    def beats_majority(self) -> bool:
+        """Whether it scores more than always answering the commonest class would, as far as that is known."""
+        return self.majority is None or self.result is None or self.result["top1"] > self.majority + NO_WIDTH
+
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
@@ -148,6 +153,7 @@ def _row(name: str, runs: Sequence[Run], reference: Mapping[int, float] | None) 
     known = dict.fromkeys(["done", *STATUSES], 0)
     notes = {**known, **collections.Counter(run.status for run in runs), "done": 0}
     notes["without evaluation"] = sum(run.status in COUNTED and not run.result for run in runs)
+    notes["not above the majority class"] = sum(not run.beats_majority for run in runs)
     texts = [f"{count} {what}" for what, count in notes.items() if count]
     if reference is not None and len(differences) < len(results):
         texts.append(f"{len(differences)} paired")

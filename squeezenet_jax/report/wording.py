@@ -67,6 +67,9 @@ def footnotes(comparison: Comparison) -> list[str]:
         "Without evaluation: the run ended, but its metrics do not hold the evaluation of its last step.": any(
             "without evaluation" in row.notes for row in comparison.rows
         ),
+        "Not above the majority class: always answering the commonest class would score as much or more.": any(
+            not run.beats_majority for run in runs
+        ),
     }
     return [text for text, applies in notes.items() if applies] + differences(comparison)
 

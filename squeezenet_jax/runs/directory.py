@@ -1,6 +1,6 @@
 """A run's directory: what it was started with, its metrics line by line, and its status.
 
-run.json       settings, overrides, command, versions, git revision, devices
+run.json       settings, overrides, data, command, versions, git revision, devices
 metrics.jsonl  one line per log window ("split": "train") and per evaluation ("split": "eval")
 status.json    {"status", "message"}
 checkpoints/   see `checkpoint.py`

@@ -1,10 +1,10 @@
 """Watches a run: log lines that do not make the training wait, and the verdicts `diverged` and `stalled`."""
 
-import dataclasses
 import math
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from squeezenet_jax.runs.directory import RunDirectory
 from squeezenet_jax.settings import Settings
@@ -21,19 +21,23 @@ class Reporter(Protocol):
     def notice(self, text: str) -> None: ...
 
 
-@dataclasses.dataclass
-class _Window:
-    """Steps that are written as one line."""
+class _Mark(NamedTuple):
+    """A moment at which the host looked how far the devices were."""
 
-    steps: list[tuple[int, objective.Tally]] = dataclasses.field(default_factory=list)
-    done: tuple[float, float] | None = None  # clock, and input waited for, when its last step was seen to be computed
+    step: int  # the last one that was computed
+    clock: float  # seconds
+    waited: float  # seconds of waiting for input, by then
+
+
+Steps = list[tuple[int, objective.Tally]]
 
 
 class Monitor:
     """Collects the steps' tallies in windows; a window is fetched when the one after it is under way.
 
-    Its time is from the end of the window before to its own, each taken when the devices have computed its last step:
-    the host, which runs ahead, dispatches that step earlier and fetches its tallies later.
+    The host runs ahead of the devices, so neither when it dispatches a window nor when it fetches it says how long they
+    took for it. What says so is how many steps they computed between two looks. A line's images per second are over at
+    least half a regular window of them, for at either look a step is under way.
 
     A window ends every `train.log_every_steps` steps and at every evaluation and checkpoint, so that a run resumed from
     one of its regular checkpoints writes the lines that an uninterrupted one writes.
@@ -46,11 +50,24 @@ class Monitor:
         reporter: Reporter,
         steps_per_epoch: float,
         input_seconds: Callable[[], float],
+        label_entropy: float | None = None,
     ) -> None:
-        """`input_seconds` is how long the loop has waited for batches so far."""
+        """Begins to watch.
+
+        Args:
+          input_seconds: Says how long the loop has waited for batches so far.
+          label_entropy: The loss, in nats, of a network that has learned the classes' frequencies and nothing else
+            (`data.labels`); None where they are not known, and taken to be equal.
+        """
         self._settings, self._directory, self._reporter = settings, directory, reporter
         self._steps_per_epoch, self._input_seconds = steps_per_epoch, input_seconds
-        self._open, self._ended = _Window(), _Window()
+        self._open: Steps = []
+        self._ended: Steps = []
+        self._running: deque[tuple[int, objective.Tally]] = deque()  # not seen to be computed yet
+        # The closer frequencies alone come to a loss of 0, the less room there is between having learned and not.
+        balanced = math.log(settings.data.num_classes)
+        self._guessing = balanced if label_entropy is None else label_entropy
+        self._margin = settings.train.stall_margin * self._guessing / balanced
         self._warned = False
         self.diverged = False  # a loss was not finite
         self.restart_clock()
@@ -68,12 +85,15 @@ class Monitor:
 
     def restart_clock(self) -> None:
         """What has passed since the last window does not count as training time."""
-        self._clock, self._waited = self._now()
+        self._marks: list[_Mark] = []
+        self._start = time.perf_counter(), self._input_seconds()
 
     def add(self, step: int, tally: objective.Tally) -> None:
         """Takes what step number `step` (from 1) returned, which may still be being computed."""
+        self._marks = self._marks or [_Mark(step - 1, *self._start)]
+        self._open.append((step, tally))
+        self._running.append((step, tally))
         self._look()
-        self._open.steps.append((step, tally))
         if step % self._settings.train.log_every_steps == 0:
             self._end_window()
 
@@ -86,31 +106,32 @@ class Monitor:
         self._directory.append_metrics(record)
         self._reporter.record(record)
 
-    def _now(self) -> tuple[float, float]:
-        return time.perf_counter(), self._input_seconds()
-
-    def _look(self) -> None:
-        """Notes the time when the ended window is seen to be computed; asked once a step, and never waits."""
-        window = self._ended
-        if window.steps and window.done is None:
-            loss: Any = window.steps[-1][1]["loss"]
-            if loss.is_ready():
-                window.done = self._now()
+    def _look(self, fetched: int = 0) -> None:
+        """Marks how many steps are computed by now, at least those up to step `fetched`; does not wait."""
+        step = self._marks[-1].step
+        while self._running and (self._running[0][0] <= fetched or _is_computed(self._running[0][1])):
+            step, _ = self._running.popleft()
+        if step > self._marks[-1].step:
+            self._marks.append(_Mark(step, time.perf_counter(), self._input_seconds()))
 
     def _end_window(self) -> None:
-        window, self._ended, self._open = self._ended, self._open, _Window()
-        if window.steps:
+        window, self._ended, self._open = self._ended, self._open, []
+        if window:
             self._write_window(window)
-        self._look()
 
-    def _write_window(self, window: _Window) -> None:
-        last_step = window.steps[-1][0]
-        total = objective.total([tally for _, tally in window.steps])  # waits until they are computed
-        (began, waited), (self._clock, self._waited) = (self._clock, self._waited), window.done or self._now()
+    def _write_window(self, window: Steps) -> None:
+        first_step, last_step = window[0][0], window[-1][0]
+        total = objective.total([tally for _, tally in window])  # waits until they are computed
+        self._look(fetched=last_step)
+        end = next(mark for mark in self._marks if mark.step >= last_step)
+        latest = min(first_step - 1, end.step - self._settings.train.log_every_steps / 2)
+        begin = next((mark for mark in reversed(self._marks) if mark.step <= latest), self._marks[0])
+        self._marks = self._marks[self._marks.index(begin) :]
+        steps, seconds = end.step - begin.step, end.clock - begin.clock
         mean = objective.means(total)
-        mean |= {name: total[name] / len(window.steps) for name in ("grad_norm", "learning_rate")}
-        mean["images_per_second"] = mean.pop("count") / (self._clock - began)
-        mean["input_wait"] = min((self._waited - waited) / (self._clock - began), 1.0)
+        mean |= {name: total[name] / len(window) for name in ("grad_norm", "learning_rate")}
+        mean["images_per_second"] = mean.pop("count") / len(window) * steps / seconds
+        mean["input_wait"] = min((end.waited - begin.waited) / seconds, 1.0)
         epoch = last_step / self._steps_per_epoch
         finite = {name: value if math.isfinite(value) else None for name, value in mean.items()}
         self.write({"split": "train", "step": last_step, "epoch": epoch} | finite)
@@ -123,10 +144,15 @@ class Monitor:
         if late and not self._warned and self._predicts_nothing(loss):
             self._warned = True
             self._reporter.notice(
-                f"STALLED? The training loss is still {loss:.4f}, within {settings.train.stall_margin} of ln(classes):"
-                " the network predicts nothing. Try another model.kernel_init, a lower optimizer.peak_lr or"
-                " model.conv10_relu=False."
+                f"STALLED? The training loss is still {loss:.4f}, within {self._margin:.2g} of {self._guessing:.4f},"
+                " which guessing by the classes' frequencies has: the network predicts nothing. Try another"
+                " model.kernel_init, a lower optimizer.peak_lr or model.conv10_relu=False."
             )
 
     def _predicts_nothing(self, loss: float) -> bool:
-        return abs(loss - math.log(self._settings.data.num_classes)) < self._settings.train.stall_margin
+        return abs(loss - self._guessing) < self._margin
+
+
+def _is_computed(tally: objective.Tally) -> bool:
+    loss: Any = tally["loss"]  # jax.Array's type lacks is_ready
+    return bool(loss.is_ready())

@@ -47,6 +47,17 @@ def test_a_finished_run_has_its_last_evaluation_and_the_speed_of_its_whole_windo
     assert run.overrides == {"model.bypass": "none"}
 
 
+def test_the_majority_class_is_that_of_the_evaluated_images(tiny, tmp_path):
+    directory = finished(tmp_path)
+    for recorded, majority in (
+        ({"train": None, "eval": {"majority": 0.95}}, 0.95),
+        ({"eval": None}, None),
+        (None, None),
+    ):
+        directory.begin({"labels": recorded})
+        assert read(directory, tiny()).majority == majority
+
+
 def test_speed_is_that_of_all_windows_where_none_is_whole(tiny, tmp_path):
     assert read(finished(tmp_path), tiny(train__log_every_steps=100)).result["images_per_second"] == 700.0
 

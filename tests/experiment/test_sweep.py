@@ -239,6 +239,7 @@ def test_the_run_directory_says_what_was_run(fake_training, tmp_path):
     assert record["overrides"] == {"model.bypass": "simple", "seed": 1}
     assert {"jax", "flax", "python"} <= record["versions"].keys()
     assert len(record["devices"]) == 8
+    assert record["labels"]["eval"]["images"] == 50
     assert record["git"] is None or len(record["git"].split("+")[0]) == 40
 
 
