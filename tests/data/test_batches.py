@@ -78,7 +78,8 @@ class Recorded:
     def read(self, index, draw):
         self.asked.append((index, draw))
         image = np.zeros((len(index), 1, 1, 1), np.uint8)
-        return {"image": image, "label": index.astype(np.int32), "mask": (index != 2).astype(np.int32)}
+        batch = {"image": image, "label": index.astype(np.int32), "mask": (index != 2).astype(np.int32)}
+        return batch | {"unreadable": [f"{i}.jpg: empty" for i in index if i == 2]}
 
 
 def test_an_image_that_cannot_be_read_does_not_count():
@@ -87,6 +88,23 @@ def test_an_image_that_cannot_be_read_does_not_count():
     np.testing.assert_array_equal(mask, (np.arange(24) < 20) & (np.arange(24) != 2))
     train = TrainBatches(Recorded(), 20, seed=0).batch_at(0)
     np.testing.assert_array_equal(train["mask"], train["index"] != 2)
+
+
+@pytest.mark.parametrize("rows", [(0, None), (128, 256)])
+@pytest.mark.parametrize("most", [1, 2, 3, 100])
+def test_parts_put_together_are_the_batch_and_name_what_it_names(most, rows):
+    """Of at least 64 rows each, so that handing them over costs little beside decoding them."""
+    whole = EvalBatches(Recorded(), 256, rows)
+    makers = batches.in_parts(whole, most)
+    parts = [make(0) for make in makers]
+    size = 256 if rows[1] is None else 128
+    assert len(parts) == min(most, size // 64)
+    assert all(len(part["label"]) >= 64 for part in parts)
+    joined, expected = batches.join(parts), whole.batch_at(0)
+    assert joined.keys() == expected.keys()
+    assert joined["unreadable"] == expected["unreadable"] == (["2.jpg: empty"] if rows[0] == 0 else [])
+    for name in ("image", "label", "mask", "index"):
+        np.testing.assert_array_equal(joined[name], expected[name])
 
 
 def test_random_crops_follow_from_seed_purpose_epoch_and_example_and_evaluation_has_none():
