@@ -26,7 +26,7 @@ from squeezenet_jax.training.steps import Steps, TrainState
 
 
 class Ended(Exception):
-    """The run ends here, before its last step or evaluation."""
+    """The run ends early, with this status ("diverged" or "preempted")."""
 
     def __init__(self, status: str) -> None:
         super().__init__(status)
@@ -35,7 +35,7 @@ class Ended(Exception):
 
 @dataclasses.dataclass
 class Run:
-    """The state and what acts on it. Methods raise `Ended` where the run is over early."""
+    """The state and all that acts on it. Methods raise `Ended` where the run ends before its last step."""
 
     state: TrainState
     key: jax.Array
@@ -58,7 +58,7 @@ class Run:
         stream = self.loader.stream("train", range(self.step, total_steps))
         for step in range(self.step + 1, total_steps + 1):
             self.watchdog.phase(f"reading the batch of step {step}")
-            with self._saved_if_it_fails():
+            with self._saved_whatever_ends_it():
                 batch = next(stream)
             yield batch
 
@@ -86,7 +86,7 @@ class Run:
 
     def evaluate(self) -> None:
         """Evaluates the state on the whole split and writes the result."""
-        with self._saved_if_it_fails():
+        with self._saved_whatever_ends_it():
             result = objective.evaluate(self._tally, self._eval_stream())
         if not math.isfinite(result["loss"]):
             raise Ended("diverged")
@@ -108,8 +108,8 @@ class Run:
             raise Ended("diverged")
 
     @contextlib.contextmanager
-    def _saved_if_it_fails(self) -> Iterator[None]:
-        """Whatever ends the data or an evaluation must not cost the steps that were taken."""
+    def _saved_whatever_ends_it(self) -> Iterator[None]:
+        """A stop or a failure in there must not cost the steps that were taken."""
         try:
             yield
         except Exception:

@@ -79,8 +79,8 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
         open_loader(settings, batches, eval_batches, directory, reporter) as loader,
     ):
         watchdog.phase("compilation")
-        comparable = dataclasses.replace(settings, seed=0)
-        steps = compile_steps(comparable, schedule.total_steps, batches.steps_per_epoch, mesh)
+        seedless = dataclasses.replace(settings, seed=0)
+        steps = compile_steps(seedless, schedule.total_steps, batches.steps_per_epoch, mesh)
         key = devices.run_key(settings.seed, mesh)
 
         watchdog.phase("the start: reading a checkpoint, or initialisation")
@@ -105,18 +105,18 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
         directory.truncate_metrics(after=run.step)
         cut_short = run.step > 0 and schedule.evaluates(run.step) and not is_evaluated(directory, run.step)
         reporter.start(run.step, schedule.total_steps)
-        with jax.transfer_guard("disallow"):  # nothing implicit crosses between host and devices
-            try:
-                go_on(run, schedule, cut_short)
-            except Ended as end:
-                return end.status
+        try:
+            with jax.transfer_guard("disallow"):  # nothing crosses between host and devices unasked
+                loop(run, schedule, cut_short)
+        except Ended as end:
+            return end.status
     return "stalled" if processes.from_main(monitor.stalled) else "done"
 
 
-def go_on(run: Run, schedule: Schedule, cut_short: bool) -> None:
-    """The loop, from the step that the run is at; first the evaluation there, if that was cut short.
+def loop(run: Run, schedule: Schedule, cut_short: bool) -> None:
+    """Takes the steps that are left, after the evaluation of the step that the run is at if that was `cut_short`.
 
-    What was trained is saved before it is evaluated, so that whatever ends the evaluation costs no step.
+    A step's checkpoint comes before its evaluation: whatever ends the evaluation costs no step.
     """
     if cut_short:
         run.evaluate()

@@ -9,6 +9,7 @@ from squeezenet_jax.data import batches, catalog
 from squeezenet_jax.data.batches import EvalBatches, TrainBatches
 from squeezenet_jax.data.sources import InMemory, load
 from squeezenet_jax.system.errors import UserError
+from squeezenet_jax.system.randomness import Purpose
 
 
 def source(size):
@@ -63,6 +64,68 @@ def test_evaluation_counts_every_example_once(size, batch_size):
         assert len(batch["image"]) == batch_size
         seen += list(batch["index"][batch["mask"] == 1])
     assert seen == list(range(size))
+
+
+class Recorded:
+    """A source of 20 examples, the third of which cannot be read, that keeps what it is asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __len__(self):
+        return 20
+
+    def read(self, index, draw):
+        self.asked.append((index, draw))
+        image = np.zeros((len(index), 1, 1, 1), np.uint8)
+        batch = {"image": image, "label": index.astype(np.int32), "mask": (index != 2).astype(np.int32)}
+        return batch | {"unreadable": [f"{i}.jpg: empty" for i in index if i == 2]}
+
+
+def test_an_image_that_cannot_be_read_does_not_count():
+    batches = EvalBatches(Recorded(), 8)
+    mask = np.concatenate([batches.batch_at(position)["mask"] for position in range(3)])
+    np.testing.assert_array_equal(mask, (np.arange(24) < 20) & (np.arange(24) != 2))
+    train = TrainBatches(Recorded(), 20, seed=0).batch_at(0)
+    np.testing.assert_array_equal(train["mask"], train["index"] != 2)
+
+
+@pytest.mark.parametrize("rows", [(0, None), (128, 256)])
+@pytest.mark.parametrize("most", [1, 2, 3, 100])
+def test_parts_put_together_are_the_batch_and_name_what_it_names(most, rows):
+    """Of at least 64 rows each, so that handing them over costs little beside decoding them."""
+    whole = EvalBatches(Recorded(), 256, rows)
+    makers = batches.in_parts(whole, most)
+    parts = [make(0) for make in makers]
+    size = 256 if rows[1] is None else 128
+    assert len(parts) == min(most, size // 64)
+    assert all(len(part["label"]) >= 64 for part in parts)
+    joined, expected = batches.join(parts), whole.batch_at(0)
+    assert joined.keys() == expected.keys()
+    assert joined["unreadable"] == expected["unreadable"] == (["2.jpg: empty"] if rows[0] == 0 else [])
+    for name in ("image", "label", "mask", "index"):
+        np.testing.assert_array_equal(joined[name], expected[name])
+
+
+def test_random_crops_follow_from_seed_purpose_epoch_and_example_and_evaluation_has_none():
+    source = Recorded()
+    TrainBatches(source, 8, seed=7).batch_at(2)  # examples 16 to 23 in the order of the epochs, of 20 each
+    EvalBatches(source, 8).batch_at(2)
+    (index, draw), (_, none) = source.asked
+    np.testing.assert_array_equal(draw, [(7, Purpose.CROP, place // 20, i) for place, i in enumerate(index, start=16)])
+    assert none is None
+
+
+def test_the_order_of_an_epoch_is_the_permutation_that_anybody_can_draw_again():
+    """As `randomness.py` says it: `default_rng([seed, purpose, epoch])`."""
+    train = TrainBatches(source(20), 10, seed=7)
+    for epoch in range(2):
+        index = np.concatenate([train.batch_at(2 * epoch + half)["index"] for half in range(2)])
+        np.testing.assert_array_equal(index, np.random.default_rng([7, Purpose.SHUFFLE, epoch]).permutation(20))
+
+
+def test_an_epoch_has_a_fraction_of_a_step_where_the_batch_does_not_divide_it():
+    assert TrainBatches(source(20), 8, seed=0).steps_per_epoch == 2.5
 
 
 def test_digits_are_scikit_learns_in_a_fixed_stratified_split(tiny):

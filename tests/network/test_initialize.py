@@ -24,6 +24,10 @@ def test_lsuv_gives_every_layer_the_wanted_output_scale(tiny, bypass):
     assert len(layers) == 26 + (4 if bypass == "complex" else 0)
     np.testing.assert_allclose(list(after.values()), 0.3, rtol=1e-4)
     assert not np.allclose(list(before.values()), 0.3, rtol=0.1)
+    for name in ("conv1", "conv10"):  # kernels are scaled, not drawn again, and biases stay 0
+        ratio = scaled[name]["kernel"] / np.asarray(params[name]["kernel"])
+        np.testing.assert_allclose(ratio, np.broadcast_to(ratio.flat[0], ratio.shape), rtol=1e-5)
+        assert not scaled[name]["bias"].any()
 
 
 def test_lsuv_leaves_a_dead_layer_and_unnamed_layers_alone(tiny):

@@ -9,6 +9,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -263,3 +264,21 @@ def test_console_shows_every_number_and_every_warning(width: int) -> None:
     for expected in (BASE, SIMPLE, "97.10", "± 0.46", "1 diverged", "1,248,424", "4.76", "860.0 M", "baseline"):
         assert expected in text
     assert "…" not in text and max(map(len, text.splitlines())) <= width
+
+
+def test_top5_is_the_mean_of_the_runs_top5() -> None:
+    top5 = [0.981, 0.993, 0.99]
+    row = row_of([a_run(BASE, 0, 0.9), *(a_run(SIMPLE, seed, 0.9, top5=value) for seed, value in enumerate(top5))])
+    assert (row.top5.mean, row.top5.std) == pytest.approx((np.mean(top5), np.std(top5, ddof=1)))
+
+
+def test_the_other_rows_are_all_but_the_baseline() -> None:
+    comparison = compare("bypass", "digits", BASE, [*runs_of(), a_run("bypass=complex", 0, 0.9)])
+    assert [row.name for row in comparison.others] == [SIMPLE, "bypass=complex"]
+
+
+@pytest.mark.parametrize("change", [{"params": 1}, {"macs": 1}, {"overrides": {"model.bypass": "complex"}}])
+def test_runs_that_differ_in_more_than_their_seed_are_no_row(change: dict[str, Any]) -> None:
+    odd = dataclasses.replace(a_run(SIMPLE, 4, 0.9), **change)
+    with pytest.raises(ValueError, match="its runs differ in more than their seed"):
+        compare("bypass", "digits", BASE, [*runs_of(), odd])

@@ -45,3 +45,29 @@ def test_an_example_is_augmented_the_same_wherever_it_stands_in_a_batch():
 
 def test_without_crop_and_flip_nothing_changes():
     np.testing.assert_array_equal(crop_and_flip(IMAGE, keys(4), padding=0, flip=False), IMAGE)
+
+
+def test_half_of_the_images_are_mirrored_whatever_their_crop():
+    out = np.asarray(crop_and_flip(jnp.tile(IMAGE[:1], (2000, 1, 1, 1)), keys(2000), padding=1, flip=True))
+    padded = np.pad(np.asarray(IMAGE[0]), ((1, 1), (1, 1), (0, 0)))
+    counts = np.zeros((2, 9))
+    for place, (top, left) in enumerate(np.ndindex(3, 3)):
+        crop = padded[top : top + 6, left : left + 6]
+        for mirrored in (0, 1):
+            counts[mirrored, place] = (out == crop[:, :: -1 if mirrored else 1]).all((1, 2, 3)).sum()
+    assert counts.sum() == 2000
+    np.testing.assert_allclose(counts, 2000 / 18, atol=5 * (2000 / 18) ** 0.5)
+
+
+def test_only_what_is_asked_for_is_done():
+    images = jnp.tile(IMAGE[:1], (50, 1, 1, 1))
+    mirrored = np.asarray(crop_and_flip(images, keys(50), padding=0, flip=True))
+    either = [np.asarray(IMAGE[0]), np.asarray(IMAGE[0, :, ::-1])]
+    assert {tuple(np.array_equal(image, one) for one in either) for image in mirrored} == {(True, False), (False, True)}
+    cropped = np.asarray(crop_and_flip(images, keys(50), padding=1, flip=False))
+    inner = IMAGE[0, 1:-1, 1:-1]  # is in every crop, and never mirrored
+    found = [
+        any(np.array_equal(image[top : top + 4, left : left + 4], inner) for top, left in np.ndindex(3, 3))
+        for image in cropped
+    ]
+    assert all(found) and len(np.unique(cropped, axis=0)) == 9
