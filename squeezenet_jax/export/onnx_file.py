@@ -99,16 +99,17 @@ class _Graph:
         self.nodes.append(helper.make_node(operation, inputs, [name], name=name, **attributes))
         return name
 
-    def weight(self, name: str, value: np.ndarray) -> str:
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name))
+    def weight(self, name: str) -> str:
+        """Appends a parameter under its own name, a kernel as OIHW, and returns that."""
+        value = np.asarray(self.tensors[name], np.float32)
+        value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
 
 def _conv(graph: _Graph, layer: Layer, inputs: list[str]) -> str:
-    kernel, bias = f"{layer.name}/kernel", f"{layer.name}/bias"
-    kernel_OIHW = graph.tensors[kernel].transpose(3, 2, 0, 1)
-    inputs = [*inputs, graph.weight(kernel, kernel_OIHW), graph.weight(bias, graph.tensors[bias])]
-    return graph.node("Conv", layer.name, inputs, **_window(layer))
+    weights = [graph.weight(f"{layer.name}/{name}") for name in layer.parameter_shapes]
+    return graph.node("Conv", layer.name, [*inputs, *weights], **_window(layer))
 
 
 def _max_pool(graph: _Graph, layer: Layer, inputs: list[str]) -> str:

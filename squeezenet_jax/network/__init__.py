@@ -1,1 +1,1 @@
-"""The network: tables (`architecture`), the mathematics (`model`), parameters at step 0, and how a CPU computes it."""
+"""The network: tables (`architecture`), rows (`trace`), the mathematics (`model`), step 0, and its form on a CPU."""

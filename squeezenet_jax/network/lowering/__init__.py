@@ -30,9 +30,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from squeezenet_jax.network.architecture import Architecture
+from squeezenet_jax.network.architecture import POOL_STRIDE, POOL_WINDOW, Architecture
 from squeezenet_jax.network.lowering import activation, convolution, plain, pooling, products
-from squeezenet_jax.network.lowering.pooling import STRIDE, WINDOW
 
 # [B, H, W, C], or arrays whose channels, one after another, are those of [B, H, W, C].
 Features = Array | tuple[Array, ...]
@@ -112,7 +111,7 @@ def max_pool(x_BHWC: Array, *, ceil: bool) -> Array:
     if _on_cpu():
         return pooling.max_pool(x_BHWC, ceil, x_BHWC.shape[1:3])
     pads = [pooling.padding(n, ceil) for n in x_BHWC.shape[1:3]]
-    window, strides = (1, WINDOW, WINDOW, 1), (1, STRIDE, STRIDE, 1)
+    window, strides = (1, POOL_WINDOW, POOL_WINDOW, 1), (1, POOL_STRIDE, POOL_STRIDE, 1)
     y: Array = lax.reduce_window(x_BHWC, -jnp.inf, lax.max, window, strides, [(0, 0), *pads, (0, 0)])
     return y
 

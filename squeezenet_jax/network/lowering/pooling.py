@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-WINDOW, STRIDE = 3, 2
+from squeezenet_jax.network.architecture import POOL_STRIDE as STRIDE
+from squeezenet_jax.network.architecture import POOL_WINDOW as WINDOW
+
 # A place in a pool's window as one number: ROW * row + column, each from 0 to 2. A row or column 3 is outside of it.
 ROW, NOWHERE = 4, 255
 
