@@ -1,7 +1,6 @@
 """The comparison in words, which console, Markdown and page share. Read next: `columns.py`."""
 
 from squeezenet_jax.report.comparison import Comparison, Estimate, half_width
-from squeezenet_jax.report.conditions import differences
 
 
 def percent(value: Estimate) -> str:
@@ -71,7 +70,7 @@ def footnotes(comparison: Comparison) -> list[str]:
             not run.beats_majority for run in runs
         ),
     }
-    return [text for text, applies in notes.items() if applies] + differences(comparison)
+    return [text for text, applies in notes.items() if applies]
 
 
 def count_points(comparison: Comparison) -> str:
