@@ -77,4 +77,5 @@ def count_points(comparison: Comparison) -> str:
     """What one image is worth, as a sentence behind another one; "" where runs were evaluated on different numbers."""
     counts = {int(run.result.get("count", 0)) for row in comparison.rows for run in row.runs if run.result}
     count = counts.pop() if len(counts) == 1 else 0
-    return f" One image of {count:,} is {100 / count:.2g} points." if count else ""
+    unit = "point" if count == 100 else "points"
+    return f" One image of {count:,} is {100 / count:.2g} {unit}." if count else ""
