@@ -38,6 +38,12 @@ def distribution(source: sources.Source) -> Distribution | None:
     return Distribution(len(label_N), entropy, float(share_K.max()), int(count_K.argmax()))
 
 
+def entropy(source: sources.Source) -> float | None:
+    """H(p) of a split's labels, nats; None where it would take long to read them."""
+    found = distribution(source)
+    return None if found is None else found.entropy
+
+
 def distributions(data: DataSettings) -> dict[str, dict[str, Any] | None]:
     """The distributions of the splits "train" and "eval" as JSON has them."""
     found = {which: distribution(sources.load(data, f"{which}_split")) for which in ("train", "eval")}

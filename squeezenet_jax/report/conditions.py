@@ -6,12 +6,11 @@ not the same for all runs is shown with all of its values. Read next: `files.py`
 
 import collections
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from squeezenet_jax.report.comparison import Comparison, Run
 
-PLACE = ("code revision", "devices")  # what a start says of where it was, beside the packages' versions
 MOST_VALUES, MOST_NAMES = 4, 3  # so many are listed of what is swept, and of the runs that share something
 
 
@@ -66,50 +65,76 @@ def summary(comparison: Comparison) -> str:
 
 
 def differences(comparison: Comparison) -> list[str]:
-    """A sentence each for the code revision, the devices and every package that the runs' starts do not share."""
-    return [
-        f"The runs differ in {what}: {', '.join(f'{value} ({_listed(runs)})' for value, runs in values.items())}."
-        for what, values in _environments(comparison).items()
-        if len(values) > 1
-    ]
+    """A sentence each for the code revision, the devices and the packages that the runs' starts do not share."""
+    starts = _starts(comparison)
+    packages = [package for package, values in _packages(starts).items() if len(values) > 1]
+    what: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "code revision": _revision,
+        "devices": _devices,
+        "packages": lambda start: _versions(start, packages) if "versions" in start else "",
+    }
+    sentences = []
+    for name, text in what.items():
+        runs_by_value: dict[str, list[str]] = {}
+        for run, start in starts:
+            if value := text(start):
+                runs_by_value.setdefault(value, []).append(run)
+        *few, (usual, _) = sorted(runs_by_value.items(), key=lambda item: len(item[1])) or [("", [])]
+        if few:
+            parts = [f"{value} ({_listed([*dict.fromkeys(runs)])})" for value, runs in few]
+            sentences.append(f"The runs differ in {name}: {'; '.join(parts)}; the others {usual}.")
+    return sentences
 
 
 def environment(comparison: Comparison) -> dict[str, list[str]]:
-    """The code revisions, package versions and devices that any of the runs had."""
-    found = _environments(comparison)
-    versions = ", ".join(f"{what} {' or '.join(values)}" for what, values in found.items() if what not in PLACE)
-    shown = {what: list(found[what]) for what in PLACE if what in found}
-    return {**shown, "versions": [versions]} if versions else shown
+    """The code revisions, devices and package versions that any of the runs had."""
+    starts = _starts(comparison)
+    packages = _packages(starts)
+    found = {
+        "code revision": [_revision(start) for _, start in starts],
+        "devices": [_devices(start) for _, start in starts],
+        "versions": [", ".join(f"{package} {' or '.join(values)}" for package, values in packages.items())],
+    }
+    return {name: values for name, texts in found.items() if (values := [*dict.fromkeys(filter(None, texts))])}
 
 
-def _environments(comparison: Comparison) -> dict[str, dict[str, list[str]]]:
-    """For the code revision, the devices and every package: the values, and the names of the runs that had each."""
-    found: dict[str, dict[str, list[str]]] = {}
-    for run in (run for row in comparison.rows for run in row.runs):
-        for start in [*run.started.get("earlier_starts", ()), run.started]:
-            for what, value in _environment(start):
-                names = found.setdefault(what, {}).setdefault(value, [])
-                if (name := f"{run.setting},seed={run.seed}") not in names:
-                    names.append(name)
-    return found
+def _starts(comparison: Comparison) -> list[tuple[str, Mapping[str, Any]]]:
+    """(run, its run.json) of each time that a run was started or resumed."""
+    return [
+        (f"{run.setting},seed={run.seed}", start)
+        for row in comparison.rows
+        for run in row.runs
+        for start in [*run.started.get("earlier_starts", ()), run.started]
+    ]
 
 
-def _environment(start: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(what, value) of one start of a run, from its run.json; nothing of what an older file does not say."""
-    if "git" in start:
-        commit, plus, changes = (start["git"] or "unknown").partition("+")
-        yield "code revision", commit[:10] + plus + changes
-    if "devices" in start:
-        kinds = collections.Counter(start["devices"])
-        processes = f" in {start['processes']} processes" if start.get("processes", 1) > 1 else ""
-        yield "devices", ", ".join(f"{count} × {kind}" for kind, count in kinds.items()) + processes
-    for package, version in start.get("versions", {}).items():
-        yield package, version or "not installed"
+def _packages(starts: list[tuple[str, Mapping[str, Any]]]) -> dict[str, list[str]]:
+    """The versions of each package."""
+    found: dict[str, dict[str, None]] = {}
+    for _, start in starts:
+        for package, version in start.get("versions", {}).items():
+            found.setdefault(package, {})[version or "(not installed)"] = None
+    return {package: list(versions) for package, versions in found.items()}
+
+
+def _versions(start: Mapping[str, Any], packages: list[str]) -> str:
+    return " and ".join(f"{package} {start['versions'].get(package) or '(not installed)'}" for package in packages)
+
+
+def _revision(start: Mapping[str, Any]) -> str:
+    commit, plus, changes = (start.get("git") or "unknown").partition("+")
+    return commit[:10] + plus + changes if "git" in start else ""
+
+
+def _devices(start: Mapping[str, Any]) -> str:
+    kinds = collections.Counter(start.get("devices", ()))
+    processes = f" in {start['processes']} processes" if start.get("processes", 1) > 1 else ""
+    return ", ".join(f"{count} × {kind}" for kind, count in kinds.items()) + processes
 
 
 def _listed(names: list[str]) -> str:
     more = len(names) - MOST_NAMES
-    return "; ".join(names[:MOST_NAMES]) + (f"; {more} more" if more > 0 else "")
+    return " and ".join([*names[:MOST_NAMES], *([f"{more} more"] if more > 0 else [])])
 
 
 def _text(value: object) -> str:

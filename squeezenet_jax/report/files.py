@@ -17,7 +17,7 @@ import rich.text
 
 from squeezenet_jax.report.columns import COLUMNS, SHOWN, Column, reading
 from squeezenet_jax.report.comparison import Comparison, Row
-from squeezenet_jax.report.conditions import summary
+from squeezenet_jax.report.conditions import differences, summary
 from squeezenet_jax.report.wording import answer, footnotes
 from squeezenet_jax.runs.directory import write_text
 
@@ -42,7 +42,7 @@ def print_table(comparison: Comparison, console: rich.console.Console) -> None:
     console.print()
     console.print(table)
     console.print(rich.text.Text(f"\n{answer(comparison)}", style="bold"))
-    for line in footnotes(comparison):
+    for line in [*footnotes(comparison), *differences(comparison)]:
         console.print(rich.text.Text(line))
 
 
@@ -76,7 +76,7 @@ def markdown(comparison: Comparison) -> str:
     table += ["|" + "|".join("---" if column.left else "---:" for column in SHOWN) + "|"]
     table += [line(column.text(row) for column in SHOWN) for row in comparison.rows]
     title = f"# {comparison.experiment} on {comparison.preset}"
-    notes = [f"- {text}" for text in reading(comparison)]
+    notes = [f"- {text}" for text in [*reading(comparison), *differences(comparison)]]
     how = [escaped(text), ""] if (text := summary(comparison)) else []
     return "\n".join([title, "", answer(comparison), "", *how, *table, "", "How to read it:", "", *notes, ""])
 

@@ -121,7 +121,7 @@ def page(comparison: Comparison) -> str:
         if svg
     )
     unsound = "; ".join(f"{row.name}: {row.notes}" for row in comparison.rows if row.notes)
-    cautions = html.escape(" ".join(([f"{unsound}."] if unsound else []) + differences(comparison)))
+    cautions = "<br/>".join(map(html.escape, ([f"{unsound}."] if unsound else []) + differences(comparison)))
     warning = f'<p class="warning" role="note"><b>Read with care.</b> {cautions}</p>' if cautions else ""
     title = html.escape(f"{comparison.experiment} on {comparison.preset}")
     subject = f"combination of {keys}" if " and " in keys else keys

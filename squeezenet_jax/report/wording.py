@@ -1,7 +1,6 @@
 """The comparison in words, which console, Markdown and page share. Read next: `columns.py`."""
 
 from squeezenet_jax.report.comparison import Comparison, Estimate, half_width
-from squeezenet_jax.report.conditions import differences
 
 
 def percent(value: Estimate) -> str:
@@ -71,11 +70,12 @@ def footnotes(comparison: Comparison) -> list[str]:
             not run.beats_majority for run in runs
         ),
     }
-    return [text for text, applies in notes.items() if applies] + differences(comparison)
+    return [text for text, applies in notes.items() if applies]
 
 
 def count_points(comparison: Comparison) -> str:
     """What one image is worth, as a sentence behind another one; "" where runs were evaluated on different numbers."""
     counts = {int(run.result.get("count", 0)) for row in comparison.rows for run in row.runs if run.result}
     count = counts.pop() if len(counts) == 1 else 0
-    return f" One image of {count:,} is {100 / count:.2g} points." if count else ""
+    unit = "point" if count == 100 else "points"
+    return f" One image of {count:,} is {100 / count:.2g} {unit}." if count else ""

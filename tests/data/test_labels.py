@@ -26,6 +26,7 @@ def in_memory(*counts, unreadable=()):
 )
 def test_guessing_by_frequencies_has_the_loss_of_the_entropy(counts, entropy, majority, commonest):
     found = labels.distribution(in_memory(*counts))
+    assert labels.entropy(in_memory(*counts)) == found.entropy
     assert (found.images, found.commonest) == (sum(counts), commonest)
     assert (found.entropy, found.majority) == pytest.approx((entropy, majority))
 
