@@ -8,7 +8,7 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from squeezenet_jax.data import archives, layouts
+from squeezenet_jax.data import archives, decoding, layouts
 from squeezenet_jax.data.layouts import Collection, Item
 from squeezenet_jax.system.errors import UserError
 
@@ -53,6 +53,6 @@ class FolderRecords:
 
 def _content(path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
-    except (FileNotFoundError, PermissionError, IsADirectoryError):  # since it was listed: named like undecodable ones
+        return decoding.read(path)
+    except decoding.Undecodable:  # since it was listed: named like undecodable ones
         return b""

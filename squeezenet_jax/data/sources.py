@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from squeezenet_jax.data import catalog, decoding, folder
+from squeezenet_jax.data import catalog, crops, decoding, folder
 from squeezenet_jax.settings import DataSettings
 
 IN_MEMORY_BYTES = 2 << 30  # whole images up to this much are decoded once, and kept
@@ -87,12 +87,12 @@ class Encoded:
     def _decode(self, content: bytes, draw: np.ndarray | None) -> np.ndarray:
         data = self.data
         if data.crop == "whole":
-            return decoding.whole(content, data.image_size, data.channels, decoder=data.decoder)
+            return crops.whole(content, data.image_size, data.channels, decoder=data.decoder)
         if draw is None:
-            return decoding.centre_crop(
+            return crops.centre_crop(
                 content, data.image_size, data.channels, resize=data.eval_resize, decoder=data.decoder
             )
-        return decoding.random_resized_crop(
+        return crops.random_resized_crop(
             content,
             data.image_size,
             data.channels,
