@@ -50,6 +50,7 @@ DEFAULTS: dict[str, Any] = {
     "data.crop_padding": 0,  # px of zero padding for random crops; 0: none
     "data.flip": False,  # mirror half of the images
     "data.decoder": "auto",  # of JPEG files: pillow, simplejpeg, or auto, simplejpeg where it is installed
+    "data.exif_orientation": False,  # turn a photograph as EXIF says it was held; recorded with the weights
     "data.workers": 0,  # processes that decode; 0: threads, one per core
     # -- optimiser -----------------------------------------------------------------------------------------------
     "optimizer.name": "adamw",  # sgd, adamw
@@ -82,6 +83,7 @@ PHOTOGRAPHS = {
     "data.std": (0.229, 0.224, 0.225),
     "data.crop": "random_resized",
     "data.flip": True,
+    "data.exif_orientation": True,
 }
 
 # A few thousand of them.

@@ -1,7 +1,8 @@
 """Typed settings of one run, and the strict conversion of a config into them. Standard library only.
 
 The one place where a config (nested mapping) becomes frozen dataclasses; the rest of the package never sees a
-ConfigDict. Every field is required here: `experiments/base.py` owns every default.
+ConfigDict. `experiments/base.py` owns every default. A field that has one here, too, is one that files of older
+versions lack, and it is what those versions did.
 """
 
 import dataclasses
@@ -9,6 +10,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
+from dataclasses import MISSING
 from typing import Any, TypeVar
 
 from squeezenet_jax.network import architecture
@@ -109,6 +111,7 @@ class DataSettings:
     flip: bool
     decoder: str
     workers: int
+    exif_orientation: bool = False  # turn a photograph as its camera says it was held; runs before there was this: not
 
     def __post_init__(self) -> None:
         check_choice("data.crop", self.crop, CROPS)
@@ -225,10 +228,12 @@ def _convert(kind: type[T], config: Mapping[str, Any], prefix: str) -> T:
     for name in config:
         if name not in hints:
             raise unknown("config", prefix + name, [prefix + known for known in hints])
-    missing = [prefix + name for name in hints if name not in config]
+    optional = {field.name for field in dataclasses.fields(typing.cast(Any, kind)) if field.default is not MISSING}
+    missing = [prefix + name for name in hints if name not in config and name not in optional]
     if missing:
         raise UserError(f"config: {', '.join(missing)} missing; a group of fields can't be replaced, only its fields")
-    return kind(**{name: _convert_value(hint, config[name], prefix + name) for name, hint in hints.items()})
+    given = {name: hint for name, hint in hints.items() if name in config}
+    return kind(**{name: _convert_value(hint, config[name], prefix + name) for name, hint in given.items()})
 
 
 def _convert_value(hint: Any, value: Any, field: str) -> Any:

@@ -1,4 +1,8 @@
-"""predict WEIGHTS IMAGE...: the most probable classes of image files. Letters: N images, K classes."""
+"""predict WEIGHTS IMAGE...: the most probable classes of image files. Letters: N images, K classes.
+
+A photograph is looked at as it was taken: turned by its EXIF orientation, whatever the network was trained on (unlike
+`evaluate`, which does to images what their network's accuracy was measured with). What is transparent is white.
+"""
 
 import argparse
 import json
@@ -18,7 +22,9 @@ BATCH_SIZE = 16
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="WEIGHTS", help="any file or run that `convert` reads")
-    parser.add_argument("images", metavar="IMAGE", nargs="+")
+    parser.add_argument(
+        "images", metavar="IMAGE", nargs="+", help="turned as their EXIF orientation says; what is transparent is white"
+    )
     parser.add_argument("--top", type=int, default=5, help="classes per image (default: %(default)s)")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--logits", metavar="FILE", help="write the array `logits` [N, K] and the `image` names, .npz")
@@ -72,12 +78,15 @@ def _logits(weights: "Weights", paths: list[Path]) -> "np.ndarray":
 
     from squeezenet_jax.weights.images import read_image
 
-    read_image(paths[0], weights.preprocessing)  # a wrong path should not have to wait for the compiler
+    def read(path: Path) -> np.ndarray:
+        return read_image(path, weights.preprocessing, upright=True)
+
+    read(paths[0])  # a wrong path should not have to wait for the compiler
     from squeezenet_jax.commands.inference import batched, compile_forward
 
     size = min(BATCH_SIZE, len(paths))
     forward = compile_forward(weights, size, len(paths))
-    batches = batched(paths, lambda path: read_image(path, weights.preprocessing), size)
+    batches = batched(paths, read, size)
     return np.concatenate([forward(image) for _, image in batches])
 
 

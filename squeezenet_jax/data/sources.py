@@ -86,20 +86,13 @@ class Encoded:
 
     def _decode(self, content: bytes, draw: np.ndarray | None) -> np.ndarray:
         data = self.data
+        how: dict[str, Any] = {"decoder": data.decoder, "exif_orientation": data.exif_orientation}
         if data.crop == "whole":
-            return crops.whole(content, data.image_size, data.channels, decoder=data.decoder)
+            return crops.whole(content, data.image_size, data.channels, **how)
         if draw is None:
-            return crops.centre_crop(
-                content, data.image_size, data.channels, resize=data.eval_resize, decoder=data.decoder
-            )
-        return crops.random_resized_crop(
-            content,
-            data.image_size,
-            data.channels,
-            np.random.default_rng(draw),
-            min_area=data.crop_min_area,
-            decoder=data.decoder,
-        )
+            return crops.centre_crop(content, data.image_size, data.channels, resize=data.eval_resize, **how)
+        rng, min_area = np.random.default_rng(draw), data.crop_min_area
+        return crops.random_resized_crop(content, data.image_size, data.channels, rng, min_area=min_area, **how)
 
 
 def load(data: DataSettings, field: str) -> Source:

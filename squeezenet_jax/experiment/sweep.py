@@ -207,6 +207,7 @@ def claim(plan: Plan, workdir: Path) -> None:
             raise UserError(f"--workdir: {workdir} is not writable ({error.strerror})") from None
         return
     here, there = flatten(_as_json(manifest)), flatten(existing)
+    there.setdefault("config.data.exif_orientation", False)  # written before there was this
     # Another place of a folder of images is another dataset.
     places = settings.PLACES - ({"data.dir"} if plan.config.get("data.name") == catalog.FOLDER else set())
     differing = [key for key in here | there if here.get(key) != there.get(key)]

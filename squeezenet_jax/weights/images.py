@@ -14,13 +14,17 @@ from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import Preprocessing
 
 
-def read_image(path: Path, preprocessing: Preprocessing) -> np.ndarray:
-    """float32 [crop, crop, C], normalised. `UserError` for a file that is no readable image or would be too large."""
+def read_image(path: Path, preprocessing: Preprocessing, *, upright: bool = False) -> np.ndarray:
+    """float32 [crop, crop, C], normalised. `UserError` for a file that is no readable image or would be too large.
+
+    EXIF's orientation is applied where the network was trained so, and always with `upright`.
+    """
     try:
         with warnings.catch_warnings():
             # about large images, odd EXIF data, palettes: an image can be decoded or it cannot
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            picture = decoding.decode(decoding.read(path))
+            exif_orientation = upright or preprocessing.exif_orientation
+            picture = decoding.decode(decoding.read(path), exif_orientation=exif_orientation)
     except (decoding.Undecodable, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{archives.printable(str(path))}: cannot be read as an image ({reason})") from None

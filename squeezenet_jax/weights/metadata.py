@@ -95,14 +95,17 @@ def parse_json(text: str | bytes, what: str) -> Any:
 
 
 def convert(kind: type[T], value: Any, field: str) -> T:
-    """A frozen dataclass from nested plain values: no field unknown, missing or of another type."""
+    """A frozen dataclass from nested plain values: no field unknown, missing without a default, or of another type."""
     if not isinstance(value, dict):
         raise UserError(f"{field}: is not a group of fields")
     hints = typing.get_type_hints(kind)
-    missing, surplus = [n for n in hints if n not in value], [n for n in value if n not in hints]
+    optional = {f.name for f in dataclasses.fields(typing.cast(Any, kind)) if f.default is not dataclasses.MISSING}
+    missing = [name for name in hints if name not in value and name not in optional]
+    surplus = [name for name in value if name not in hints]
     if missing or surplus:
         raise UserError(f"{field}: missing fields: {listing(missing) or 'none'}; unknown: {listing(surplus) or 'none'}")
-    return kind(**{name: _convert(hint, value[name], f"{field}.{name}") for name, hint in hints.items()})
+    given = {name: hint for name, hint in hints.items() if name in value}
+    return kind(**{name: _convert(hint, value[name], f"{field}.{name}") for name, hint in given.items()})
 
 
 def _convert(hint: Any, value: Any, field: str) -> Any:

@@ -18,7 +18,7 @@ from squeezenet_jax.network import architecture, lowering
 from squeezenet_jax.network.lowering import convolution
 from squeezenet_jax.network.model import SqueezeNet
 from squeezenet_jax.weights.bundle import Preprocessing, Weights, parameter_shapes, unflatten
-from squeezenet_jax.weights.images import read_image
+from squeezenet_jax.weights.images import preprocess, read_image
 
 CLASSES = ("cat", "dog", "emu", "fox", "gnu", "hen")
 SMALL = Preprocessing("small", 40, "squash", 33, "RGB", 1 / 255, (0.5,), (0.25,))
@@ -113,6 +113,29 @@ def test_predict_logits_are_the_models(network, path, folder, tmp_path):
         assert result["logits"].shape == (37, len(CLASSES)) and result["logits"].dtype == np.float32
         assert result["image"].tolist() == [str(image) for image in images]
         np.testing.assert_allclose(result["logits"], reference(network, images), rtol=1e-4, atol=1e-5)
+
+
+def test_predict_turns_photographs_and_evaluate_does_as_in_training(network, folder, tmp_path, capsys):
+    pixels = np.asarray(Image.open(next(folder.glob("cat/*.png"))))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    held, upright = tmp_path / "held.png", tmp_path / "upright.png"
+    Image.fromarray(pixels).save(held, exif=exif)
+    Image.fromarray(np.rot90(pixels, -1)).save(upright)
+    for trained_so in (False, True):
+        preprocessing = dataclasses.replace(SMALL, exif_orientation=trained_so)
+        weights.save(tmp_path / "w.safetensors", dataclasses.replace(network, preprocessing=preprocessing))
+        assert run("predict", tmp_path / "w.safetensors", held, upright, "--logits", tmp_path / "out.npz") == 0
+        with np.load(tmp_path / "out.npz") as result:
+            logits_NK = result["logits"]
+        np.testing.assert_allclose(logits_NK[0], logits_NK[1], rtol=1e-4, atol=1e-5)
+        as_evaluated = read_image(held, preprocessing)
+        np.testing.assert_array_equal(as_evaluated, read_image(upright, SMALL) if trained_so else as_stored(pixels))
+    capsys.readouterr()
+
+
+def as_stored(pixels):
+    return preprocess(Image.fromarray(pixels), SMALL)
 
 
 def test_predict_json(network, path, folder, capsys):
