@@ -25,13 +25,21 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def path_of(text: str) -> Path:
+    """A path as a person writes it: a shell leaves the ~ of `folder:~/photos` and of `--labels=~/names` alone."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # nobody's home: then it is a file's name
+        return Path(text)
+
+
 def load_weights(path: str, args: argparse.Namespace) -> "Weights":
     """`weights.load` with the options above, and a note where the preprocessing is a guess: a wrong one looks like bad
     weights (0 instead of 68 % for DeepScale's v1.1)."""
     from squeezenet_jax import weights
     from squeezenet_jax.weights.torchvision_layout import ASSUMED
 
-    loaded = weights.load(path, preprocessing=args.preprocessing, bypass=args.bypass)
+    loaded = weights.load(path_of(path), preprocessing=args.preprocessing, bypass=args.bypass)
     if args.preprocessing is None and ASSUMED in loaded.provenance:
         print(
             f"note: {path} does not say which preprocessing it needs; {loaded.preprocessing.name} is assumed "

@@ -2,8 +2,8 @@
 
 import argparse
 import json
-import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from squeezenet_jax.commands import arguments
 from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
+    from squeezenet_jax.data.layouts import ClassFolders, Item
     from squeezenet_jax.weights import Weights
 
 
@@ -30,37 +31,40 @@ def run(args: argparse.Namespace) -> int:
     if kind != "folder" or not folder:
         raise UserError(f"{args.data}: is not known; evaluation data are given as folder:DIR")
     loaded = arguments.load_weights(args.weights, args)
-    label_of = class_of_each_file(Path(folder), loaded.num_classes)
-    result, unreadable = evaluate(loaded, label_of, args.batch_size)
+    found = scan(arguments.path_of(folder), loaded.num_classes)
+    result, unreadable = evaluate(loaded, found.items, args.batch_size)
     if args.format == "json":
-        print(json.dumps({**result, "unreadable": unreadable}, indent=2))
+        print(json.dumps({**result, "unreadable": unreadable, "ignored": found.ignored}, indent=2))
         return 0
     print(f"top-1 {100 * result['top1']:.2f} %, top-5 {100 * result['top5']:.2f} % of {result['count']} images")
-    for message in unreadable:
+    for message in (*unreadable, *found.ignored):
         print(f"left out: {message}", file=sys.stderr)
+    if left_out := len(unreadable) + len(found.ignored):
+        print(f"left out in all: {left_out:,}", file=sys.stderr)
     return 0
 
 
-def class_of_each_file(folder: Path, num_classes: int) -> dict[Path, int]:
-    """Every file in DIR's folders -> the place of its folder among them, sorted by name; hidden ones are left out."""
+def scan(folder: Path, num_classes: int) -> "ClassFolders":
+    """The images of DIR, as training lists a split's."""
+    from squeezenet_jax.data import archives, layouts
+
     try:
-        classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
-        files = {
-            folder / name / entry.name: place
-            for place, name in enumerate(classes)
-            for entry in sorted(os.scandir(folder / name), key=lambda entry: entry.name)
-            if entry.is_file() and entry.name[0] != "."
-        }
-    except OSError as error:
-        raise UserError(f"folder:{folder}: cannot be read ({error.strerror})") from None
-    if len(classes) != num_classes:
-        raise UserError(f"folder:{folder}: has {len(classes)} class folders; the network has {num_classes} classes")
-    if not files:
-        raise UserError(f"folder:{folder}: has no files in its class folders")
-    return files
+        found = layouts.class_folders(folder)
+    except UserError as error:
+        raise UserError(f"folder:{error}") from None
+    where = f"folder:{archives.printable(str(folder))}"
+    if len(found.class_names) != num_classes:
+        splits = [name for name in found.class_names if name in layouts.SPLITS]
+        hint = f"; {splits[0]} may be a split: folder:DIR/{splits[0]}" if splits else ""
+        raise UserError(
+            f"{where}: has {len(found.class_names)} class folders; the network has {num_classes} classes{hint}"
+        )
+    if not found.items:
+        raise UserError(f"{where}: has no files in its class folders")
+    return found
 
 
-def evaluate(weights: "Weights", label_of: dict[Path, int], batch_size: int) -> tuple[dict[str, float], list[str]]:
+def evaluate(weights: "Weights", items: "Sequence[Item]", batch_size: int) -> tuple[dict[str, float], list[str]]:
     """({"top1", "top5": fractions, "count"}, one line per unreadable file). Every readable file counts once."""
     import jax.numpy as jnp
     import numpy as np
@@ -70,6 +74,7 @@ def evaluate(weights: "Weights", label_of: dict[Path, int], batch_size: int) -> 
     from squeezenet_jax.weights.images import read_image
 
     unreadable: list[str] = []
+    label_of = {Path(item.path): item.label for item in items}
 
     def read(path: Path) -> np.ndarray | None:
         try:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-SHOWN_UNREADABLE = 10
+SHOWN = 10  # of each list of names
 INTERRUPTED = 130  # as a shell has it for Ctrl-C
 
 
@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         metavar="SOURCE",
         type=Path,
-        help="a folder or tar archive with train/<class>/<image> and test, val or validation/<class>/<image>, or a "
-        "folder with ImageNet's ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar or both",
+        help="a folder or tar archive with train/<class>/<image> and test, val, valid, validation or "
+        "eval/<class>/<image>, or a folder with ImageNet's ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar or both",
     )
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where data sets are: DIR/NAME/1.0.0")
     parser.add_argument(
@@ -50,13 +50,17 @@ def run(args: argparse.Namespace) -> int:
         print(f"{split}: {size:,} images")
     print(f"{prepared.num_classes:,} classes, {len(prepared.unreadable):,} unreadable files left out")
     if prepared.ignored:
-        print(f"{prepared.ignored:,} files outside the class folders ignored")
+        print(f"{prepared.ignored:,} ignored: hidden, in no class folder, or no file")
     out = shlex.quote(str(args.out))
     print(f"use it with: --config.data.name={prepared.name} --config.data.dir={out}")
-    for line in prepared.unreadable[:SHOWN_UNREADABLE]:
-        print(f"left out: {line}", file=sys.stderr)
-    if len(prepared.unreadable) > SHOWN_UNREADABLE:
-        print(f"all {len(prepared.unreadable):,} are in {prepared.directory / 'unreadable.txt'}", file=sys.stderr)
+    for what, lines, name in (
+        ("left out", prepared.unreadable, "unreadable.txt"),
+        ("ignored", prepared.ignored_names, "ignored.txt"),
+    ):
+        for line in lines[:SHOWN]:
+            print(f"{what}: {line}", file=sys.stderr)
+        if len(lines) > SHOWN:
+            print(f"all {len(lines):,} are in {prepared.directory / name}", file=sys.stderr)
     return 0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from squeezenet_jax.data import folder
+from squeezenet_jax.data import folder, layouts
 from squeezenet_jax.settings import DataSettings
 from squeezenet_jax.system.errors import UserError, unknown
 
@@ -118,16 +118,21 @@ def check(data: DataSettings) -> None:
 def parse_split(field: str, text: str, dataset: str, found: DatasetInfo) -> Split:
     """Reads a part as TFDS writes it: `train`, `train[:80%]`, `train[100:200]`; percentages round to nearest."""
     match = re.fullmatch(r"(\w+)(?:\[(\d+%?)?:(\d+%?)?\])?", text)
-    if not match or match[1] not in found.splits:
-        raise unknown(field, text, found.splits)
-    size = found.splits[match[1]]
+    name = match[1] if match else text
+    if name not in found.splits:  # val, which is a folder's name, for validation
+        name = layouts.SPLITS.get(name, name)
+    if not match or name not in found.splits:  # no hint at the nearest name: another split is another question
+        held_out = "" if len(found.splits) > 1 else "; images held out are in a folder test, val, valid or eval"
+        allowed = f"{', '.join(found.splits)}{held_out if dataset == FOLDER else ''}"
+        raise UserError(f'{field}: unknown value "{text}"; allowed: {allowed}')
+    size = found.splits[name]
 
     def position(bound: str | None, default: int) -> int:
         if bound is None:
             return default
         return round(int(bound[:-1]) * size / 100) if bound.endswith("%") else int(bound)
 
-    split = Split(match[1], position(match[2], 0), position(match[3], size))
+    split = Split(name, position(match[2], 0), position(match[3], size))
     if not 0 <= split.start < split.stop <= size:
-        raise UserError(f"{field}: {text} is examples {split.start}:{split.stop}; {match[1]} of {dataset} has 0:{size}")
+        raise UserError(f"{field}: {text} is examples {split.start}:{split.stop}; {name} of {dataset} has 0:{size}")
     return split

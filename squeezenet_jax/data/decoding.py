@@ -156,7 +156,7 @@ def _from_jpeg(
 ) -> Image.Image:
     _check_size(frame.width, frame.height)
     if encoded.rfind(b"\xff\xd9", frame.at) < 0:  # Pillow would not miss the marker alone
-        raise Undecodable("truncated: the JPEG has no end")
+        raise Undecodable("truncated, the JPEG has no end")
     orientation = 1
     if oriented and (b"Exif" in encoded[: frame.at] or b"ns.adobe.com/xap" in encoded[: frame.at]):
         orientation = orientation_of(encoded)
@@ -262,8 +262,8 @@ def _cropped(picture: Image.Image, box: Box) -> Image.Image:
 
 def _no_image(encoded: bytes) -> str:
     if not encoded:
-        return "no image: the file is empty, or gone"
+        return "no image, but an empty file or none"
     for name, start in OTHER_FORMATS.items():
         if re.match(start, encoded, re.DOTALL | re.IGNORECASE):
-            return f"no image that can be read: it is {name}; this format is not read here, only {', '.join(FORMATS)}"
+            return f"it is {name}; this format is not read here, only {', '.join(FORMATS)}"
     return "no image"

@@ -126,6 +126,11 @@ def _load(data: DataSettings, field: str, text: str) -> Source:
     return Encoded(records, data)
 
 
+def left_out(data: DataSettings) -> tuple[str, ...]:
+    """What the folder of images holds beside images, by its place: "train/cat/.x.jpg: hidden"."""
+    return folder.scan(data.dir).ignored if data.name == catalog.FOLDER else ()
+
+
 def _tfds_directory(data: DataSettings) -> Path | None:
     """Where the dataset lies as TFDS has it, prepared now if this program can; None for what TFDS has no part in."""
     if data.name in ("digits", catalog.FOLDER):

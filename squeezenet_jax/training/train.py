@@ -93,6 +93,9 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
     workers = None if in_memory else settings.data.workers
     makers = {"train": in_parts(batches, parallelism(workers)), "eval": in_parts(eval_batches, parallelism(workers))}
     with watchdog.watching(), Loader(makers, workers, reporter.notice, directory.add_unreadable) as loader:
+        if left_out := sources.left_out(settings.data):
+            directory.add_unreadable(*left_out)
+            reporter.notice(f"left out, no images by their place: {len(left_out):,}, the first: {left_out[0]}")
         watchdog.phase("compilation")
         comparable = dataclasses.replace(settings, seed=0)
         steps = compile_steps(comparable, schedule.total_steps, batches.steps_per_epoch, mesh)
