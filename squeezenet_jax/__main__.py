@@ -1,6 +1,7 @@
 """python -m squeezenet_jax COMMAND: what can be done without training. `COMMAND --help` lists a command's options."""
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,9 @@ def main(argv: Sequence[str]) -> int:
     export.add_arguments(commands.add_parser("export", help="weights to .onnx, .stablehlo or .tflite"))
     prepare.add_arguments(commands.add_parser("prepare", help="images in folders or archives to a TFDS data set"))
     benchmark.add_arguments(commands.add_parser("benchmark", help="how fast this machine reads and decodes images"))
+    for stream in (sys.stdout, sys.stderr):  # a name that they cannot express is no reason to end in a traceback
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         args = parser.parse_args(argv)
         return int(args.run(args))

@@ -1,6 +1,8 @@
 """Options that several commands share."""
 
 import argparse
+import codecs
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,11 +51,50 @@ def load_weights(path: str, args: argparse.Namespace) -> "Weights":
     return loaded
 
 
+def add_labels_option(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--labels", metavar="FILE", help=what)
+    add_position_option(parser, "take --labels as it is, though the weights have the same names in another order")
+
+
+def add_position_option(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--classes-by-position", action="store_true", help=what)
+
+
+def labels_of(args: argparse.Namespace, loaded: "Weights") -> tuple[str, ...]:
+    """Class names in the network's order: those of --labels, else the weights' own. `UserError` where they disagree."""
+    from squeezenet_jax.weights import classes
+
+    if not args.labels:
+        return loaded.labels
+    labels = read_labels(args.labels)
+    if len(labels) != loaded.num_classes:
+        raise UserError(f"--labels: {len(labels)} names do not match {loaded.num_classes} classes")
+    if not args.classes_by_position:
+        try:
+            classes.check_labels(loaded.labels, labels)
+        except UserError as error:
+            raise UserError(f"--labels: {error}") from None
+    return labels
+
+
 def read_labels(path: str) -> tuple[str, ...]:
-    """One class name a line, in class order."""
+    """One class name a line, in class order; UTF-8 or UTF-16, with or without a byte-order mark."""
+    file = path_of(path)
     try:
-        if not Path(path).is_file() or Path(path).stat().st_size > MAX_LABELS_BYTES:
+        if not file.is_file() or file.stat().st_size > MAX_LABELS_BYTES:
             raise UserError(f"--labels: {path} is not a file of class names")
-        return tuple(line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip())
+        content = file.read_bytes()
+        text = content.decode(_encoding(content))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--labels: {path} cannot be read ({type(error).__name__})") from None
+        reason = error.strerror if isinstance(error, OSError) else "its text is neither UTF-8 nor UTF-16"
+        raise UserError(f"--labels: {path} cannot be read ({reason})") from None
+    return tuple(line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip())
+
+
+def _encoding(content: bytes) -> str:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    for name, high in (("utf-16-le", content[1::2]), ("utf-16-be", content[::2])):
+        if 2 * high.count(0) > len(high):  # most class names are written in Latin letters
+            return name
+    return "utf-8-sig"

@@ -1,9 +1,12 @@
-"""evaluate WEIGHTS folder:DIR: top-1 and top-5 on a folder of one folder per class. Letters: B batch, K classes."""
+"""evaluate WEIGHTS folder:DIR: top-1 and top-5 on a folder of one folder per class. Letters: B batch, K classes.
+
+Folders are classes by the rule of `weights/classes.py`. Images are decoded as in training, and turned by their EXIF
+orientation only if the network's training did so.
+"""
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,15 +14,16 @@ from squeezenet_jax.commands import arguments
 from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
-    from squeezenet_jax.data.layouts import ClassFolders, Item
-    from squeezenet_jax.weights import Weights
+    from squeezenet_jax.data.layouts import ClassFolders
+    from squeezenet_jax.weights import Weights, classes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="WEIGHTS", help="any file or run that `convert` reads")
-    parser.add_argument("data", metavar="folder:DIR", help="a folder per class; sorted, their names are the classes")
+    parser.add_argument("data", metavar="folder:DIR", help="a folder per class, named as in WEIGHTS, or 0 to K-1")
     parser.add_argument("--batch-size", type=int, default=16, help="images at a time (default: %(default)s)")
     parser.add_argument("--format", choices=("table", "json"), default="table")
+    arguments.add_position_option(parser, "take the folders as classes in sorted order, whatever they are called")
     arguments.add_reading_options(parser)
     parser.set_defaults(run=run)
 
@@ -31,10 +35,14 @@ def run(args: argparse.Namespace) -> int:
     if kind != "folder" or not folder:
         raise UserError(f"{args.data}: is not known; evaluation data are given as folder:DIR")
     loaded = arguments.load_weights(args.weights, args)
-    found = scan(arguments.path_of(folder), loaded.num_classes)
-    result, unreadable = evaluate(loaded, found.items, args.batch_size)
+    found, matched = scan(arguments.path_of(folder), loaded, by_position=args.classes_by_position)
+    label_of = {Path(item.path): matched.numbers[item.label] for item in found.items}
+    if matched.note:
+        print(f"note: {matched.note}", file=sys.stderr)
+    result, unreadable = evaluate(loaded, label_of, args.batch_size)
     if args.format == "json":
-        print(json.dumps({**result, "unreadable": unreadable, "ignored": found.ignored}, indent=2))
+        named = {"unreadable": unreadable, "ignored": found.ignored}
+        print(json.dumps({**result, "classes_by": matched.how, **named}, indent=2))
         return 0
     print(f"top-1 {100 * result['top1']:.2f} %, top-5 {100 * result['top5']:.2f} % of {result['count']} images")
     for message in (*unreadable, *found.ignored):
@@ -44,27 +52,28 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def scan(folder: Path, num_classes: int) -> "ClassFolders":
-    """The images of DIR, as training lists a split's."""
+def scan(folder: Path, weights: "Weights", *, by_position: bool) -> "tuple[ClassFolders, classes.Matched]":
+    """The images of DIR, listed as training lists a split's, and which class of the network each folder is."""
     from squeezenet_jax.data import archives, layouts
+    from squeezenet_jax.weights import classes
 
     try:
         found = layouts.class_folders(folder)
     except UserError as error:
         raise UserError(f"folder:{error}") from None
     where = f"folder:{archives.printable(str(folder))}"
-    if len(found.class_names) != num_classes:
+    try:
+        matched = classes.match(weights.labels, weights.num_classes, found.class_names, by_position=by_position)
+    except UserError as error:
         splits = [name for name in found.class_names if name in layouts.SPLITS]
         hint = f"; {splits[0]} may be a split: folder:DIR/{splits[0]}" if splits else ""
-        raise UserError(
-            f"{where}: has {len(found.class_names)} class folders; the network has {num_classes} classes{hint}"
-        )
+        raise UserError(f"{where}: {error}{hint}") from None
     if not found.items:
         raise UserError(f"{where}: has no files in its class folders")
-    return found
+    return found, matched
 
 
-def evaluate(weights: "Weights", items: "Sequence[Item]", batch_size: int) -> tuple[dict[str, float], list[str]]:
+def evaluate(weights: "Weights", label_of: dict[Path, int], batch_size: int) -> tuple[dict[str, float], list[str]]:
     """({"top1", "top5": fractions, "count"}, one line per unreadable file). Every readable file counts once."""
     import jax.numpy as jnp
     import numpy as np
@@ -74,7 +83,6 @@ def evaluate(weights: "Weights", items: "Sequence[Item]", batch_size: int) -> tu
     from squeezenet_jax.weights.images import read_image
 
     unreadable: list[str] = []
-    label_of = {Path(item.path): item.label for item in items}
 
     def read(path: Path) -> np.ndarray | None:
         try:

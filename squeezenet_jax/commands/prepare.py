@@ -4,8 +4,9 @@ import argparse
 import shlex
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from squeezenet_jax.commands import arguments
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,11 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        type=Path,
         help="a folder or tar archive with train/<class>/<image> and test, val, valid, validation or "
         "eval/<class>/<image>, or a folder with ImageNet's ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar or both",
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where data sets are: DIR/NAME/1.0.0")
+    parser.add_argument("--out", metavar="DIR", required=True, help="where data sets are: DIR/NAME/1.0.0")
     parser.add_argument(
         "--short-side", metavar="PX", type=int, help="resize larger images to this short side (256 suits 224 px crops)"
     )
@@ -38,7 +38,13 @@ def run(args: argparse.Namespace) -> int:
         from squeezenet_jax.data.prepare.writer import prepare
 
         with Bar(Console(stderr=True)) as bar:
-            prepared = prepare(args.source, args.out.expanduser(), bar, short_side=args.short_side, name=args.name)
+            prepared = prepare(
+                arguments.path_of(args.source),
+                arguments.path_of(args.out),
+                bar,
+                short_side=args.short_side,
+                name=args.name,
+            )
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues from here", file=sys.stderr)
         return INTERRUPTED

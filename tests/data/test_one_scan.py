@@ -91,9 +91,8 @@ def test_a_training_names_and_counts_what_it_leaves_out(messy, tmp_path):
     settings = settings_for(messy, train__epochs=1.0, train__batch_size=16, train__eval_batch_size=8)
     directory = RunDirectory(tmp_path / "run")
     directory.begin({"settings": dataclasses.asdict(settings)})
-    for _ in range(2):
-        train.train(settings, directory, Noting(), lambda: False)
-        assert sorted((directory.path / "unreadable.txt").read_text().splitlines()) == sorted(IN_TRAIN)
+    assert train.train(settings, directory, Noting(), lambda: True) == "preempted"
+    assert sorted((directory.path / "unreadable.txt").read_text().splitlines()) == sorted(IN_TRAIN)
     assert any(f"left out, no images by their place: {len(IN_TRAIN)}" in text for text in notices)
 
 
@@ -117,11 +116,9 @@ def test_no_split_that_is_trained_on_is_proposed_to_evaluate_on(pictures):
     (pictures / "val").rename(pictures / "held_out")
     clear()
     for split in ("", "val", "validate"):
-        with pytest.raises(
-            UserError, match=r'unknown value ".*"; allowed: train; images held out are in a folder'
-        ) as e:
+        with pytest.raises(UserError, match=r'unknown value ".*"; allowed: train; images held out are') as error:
             catalog.check(settings_for(pictures, data__eval_split=split).data)
-        assert str(e.value).startswith("data.eval_split: ") and "did you mean" not in str(e.value)
+        assert str(error.value).startswith("data.eval_split: ") and "did you mean" not in str(error.value)
 
 
 def test_names_that_are_not_utf8_and_joiners(pictures, tmp_path):
