@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     loaded = arguments.load_weights(args.src, args)
     loaded = dataclasses.replace(loaded, labels=arguments.labels_of(args, loaded))
-    weights.save(args.dst, loaded, args.layout)
+    weights.save(arguments.path_of(args.dst), loaded, args.layout)
     params, macs = architecture.count(loaded.trace())
     origin = listing(loaded.provenance.get(name, "unknown") for name in ("source", "format"))
     print(f"{args.src} -> {args.dst} ({args.layout}); origin: {origin}")

@@ -3,14 +3,15 @@
 import argparse
 import dataclasses
 import time
-from pathlib import Path
 
 from squeezenet_jax.commands import arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="WEIGHTS", help="any file or run that `convert` reads")
-    parser.add_argument("out", metavar="OUT", type=Path, help="a path that ends in .onnx, .stablehlo or .tflite")
+    parser.add_argument(
+        "out", metavar="OUT", type=arguments.path_of, help="a path that ends in .onnx, .stablehlo or .tflite"
+    )
     parser.add_argument("--opset", type=int, help="of .onnx (default: 17)")
     parser.add_argument(
         "--image-size", type=int, help="px; the file takes images of this size only (default: the weights' own crop)"

@@ -1,6 +1,7 @@
 """What a dataset holds, and whether a config fits it: known names, TFDS directories, folders. Standard library only."""
 
 import dataclasses
+import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -84,7 +85,7 @@ def _tfds_info(directory: Path) -> DatasetInfo:
         sizes = {split["name"]: sum(map(int, split["shardLengths"])) for split in splits}
         channels = int(features["image"]["image"]["shape"]["dimensions"][-1])
         num_classes, names = int(features["label"]["classLabel"]["numClasses"]), directory / "label.labels.txt"
-        class_names = tuple(names.read_text(encoding="utf-8").splitlines()) if names.is_file() else ()
+        class_names = tuple(names.read_text(encoding="utf-8").removesuffix("\n").split("\n")) if names.is_file() else ()
         return DatasetInfo(sizes, num_classes, channels, class_names if len(class_names) == num_classes else ())
     except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
         if isinstance(error, UserError):
@@ -121,10 +122,15 @@ def parse_split(field: str, text: str, dataset: str, found: DatasetInfo) -> Spli
     name = match[1] if match else text
     if name not in found.splits:  # val, which is a folder's name, for validation
         name = layouts.SPLITS.get(name, name)
-    if not match or name not in found.splits:  # no hint at the nearest name: another split is another question
-        held_out = "" if len(found.splits) > 1 else "; images held out are in a folder test, val, valid or eval"
-        allowed = f"{', '.join(found.splits)}{held_out if dataset == FOLDER else ''}"
-        raise UserError(f'{field}: unknown value "{text}"; allowed: {allowed}')
+    if not match or name not in found.splits:
+        # Nobody who asks for another split to evaluate on means the images that are trained on.
+        likely = [split for split in found.splits if field != "data.eval_split" or split != "train"]
+        near = difflib.get_close_matches(text, likely, n=1, cutoff=0.4)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        if not likely:
+            where = ", in a folder test, val, valid or eval" if dataset == FOLDER else ""
+            hint = f"; {dataset} has no images that are held out{where}"
+        raise UserError(f'{field}: unknown value "{text}"; allowed: {", ".join(found.splits)}{hint}')
     size = found.splits[name]
 
     def position(bound: str | None, default: int) -> int:

@@ -262,7 +262,7 @@ def _cropped(picture: Image.Image, box: Box) -> Image.Image:
 
 def _no_image(encoded: bytes) -> str:
     if not encoded:
-        return "no image, but an empty file or none"
+        return "no image, but an empty file"
     for name, start in OTHER_FORMATS.items():
         if re.match(start, encoded, re.DOTALL | re.IGNORECASE):
             return f"it is {name}; this format is not read here, only {', '.join(FORMATS)}"

@@ -36,7 +36,7 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
-    def fetch(self, index: Sequence[int]) -> list[tuple[bytes, int]]: ...
+    def fetch(self, index: Sequence[int]) -> Sequence[tuple[bytes | decoding.Undecodable, int]]: ...
 
     def name(self, index: int) -> str: ...
 
@@ -84,7 +84,9 @@ class Encoded:
         label = np.array([label for _, label in fetched], np.int32)
         return {"image": image, "label": label, "mask": mask, "unreadable": names}
 
-    def _decode(self, content: bytes, draw: np.ndarray | None) -> np.ndarray:
+    def _decode(self, content: bytes | decoding.Undecodable, draw: np.ndarray | None) -> np.ndarray:
+        if isinstance(content, decoding.Undecodable):
+            raise content
         data = self.data
         how: dict[str, Any] = {"decoder": data.decoder, "exif_orientation": data.exif_orientation}
         if data.crop == "whole":

@@ -65,7 +65,7 @@ def _classes(given: weights.Weights, data: DataSettings) -> tuple[int, ...] | No
             matched = classes.match(given.labels, given.num_classes, names)
         except UserError:
             return None
-        return matched.numbers if matched.how == "name" else None  # a folder 3 is no cat
+        return None if matched.how == "number" else matched.numbers  # a folder 3 is no cat
     lacking = "the weights in model.init_from" if not given.labels else f"the data {data.name}"
     _note(f"note: {lacking} have no class names: conv10 is kept, since there are {given.num_classes} classes in both")
     if not names:
