@@ -46,8 +46,10 @@ OTHER_FORMATS = {
     "HEIC": rb".{4}ftyp(hei|hev|mif1|msf1)",
     "JPEG 2000": rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51",
     "JPEG XL": rb"\xff\x0a|\x00\x00\x00\x0cJXL ",
-    "a git-LFS pointer": rb"version https://git-lfs",
-    "a web page or SVG": rb"\s*<(!|html|svg|\?xml)",
+}
+NO_IMAGES = {
+    "a git-LFS pointer in place of the file; `git lfs pull` gets that": rb"version https://git-lfs",
+    "a web page or other text in angle brackets": rb"\s*<(!|\?|html|svg)",
 }
 MAX_PIXELS = 178_956_970  # where Pillow refuses a "decompression bomb"; 537 MB as RGB. Telephones make 108 million
 MAX_ASPECT = 64  # a short side cannot be resized without blowing up the long one beyond reason
@@ -266,4 +268,7 @@ def _no_image(encoded: bytes) -> str:
     for name, start in OTHER_FORMATS.items():
         if re.match(start, encoded, re.DOTALL | re.IGNORECASE):
             return f"it is {name}; this format is not read here, only {', '.join(FORMATS)}"
+    for what, start in NO_IMAGES.items():
+        if re.match(start, encoded, re.IGNORECASE):
+            return f"no image, but {what}"
     return "no image"

@@ -26,7 +26,7 @@ def read_image(path: Path, preprocessing: Preprocessing, *, upright: bool = Fals
             exif_orientation = upright or preprocessing.exif_orientation
             picture = decoding.decode(decoding.read(path), exif_orientation=exif_orientation)
     except (decoding.Undecodable, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = (isinstance(error, OSError) and error.strerror) or error
         raise UserError(f"{archives.printable(str(path))}: cannot be read as an image ({reason})") from None
     return preprocess(decoding.as_mode(picture, preprocessing.channels), preprocessing)
 

@@ -244,6 +244,10 @@ def test_a_home_folder_is_understood_in_every_path(path, folder, tmp_path, capsy
     assert run("predict", "~/w.safetensors", f"~/{image}", *options) == 0
     assert (tmp_path / "out.npz").exists()
     assert run("evaluate", "~/w.safetensors", "folder:~/val") == 0
+    (tmp_path / "source").mkdir()
+    (tmp_path / "val").rename(tmp_path / "source/val")
+    assert run("prepare", "~/source", "--out=~/prepared") == 0 and (tmp_path / "prepared/source/1.0.0").is_dir()
+    assert run("convert", "~/w.safetensors", "~/copy.safetensors") == 0 and (tmp_path / "copy.safetensors").exists()
 
 
 def test_evaluate_counts_every_image_once(network, path, folder, capsys):
