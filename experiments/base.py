@@ -48,6 +48,7 @@ AS_THEY_ARE: Group = {
     "data.crop": "whole",
     "data.crop_padding": 0,
     "data.flip": False,
+    "data.exif_orientation": False,
 }
 # Photographs decoded at every step: the crops are Inception's and torchvision's.
 RANDOM_CROPS: Group = {
@@ -57,6 +58,7 @@ RANDOM_CROPS: Group = {
     "data.eval_resize": 256,
     "data.crop_padding": 0,
     "data.flip": True,
+    "data.exif_orientation": True,
 }
 IMAGENET_STATISTICS: Group = {  # torchvision's
     "data.mean": (0.485, 0.456, 0.406),

@@ -104,6 +104,7 @@ class DataSettings:
     crop_padding: int = setting(0, "px of zeros around an image, for random crops of its own size; 0: none", low=0)
     flip: bool = setting(False, "mirrors half of the images")
     decoder: str = setting("auto", "of JPEG files; auto: simplejpeg where it is installed", choices=DECODERS)
+    exif_orientation: bool = setting(False, "turns a photograph as its camera says it was held")
     workers: int = setting(0, "processes that decode; 0: threads, one for each core", low=0, decides=False)
 
     def __post_init__(self) -> None:

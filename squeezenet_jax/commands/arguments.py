@@ -2,7 +2,10 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
     from squeezenet_jax.weights import Weights
@@ -20,13 +23,21 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def path_of(text: str) -> Path:
+    """A path as a person writes it: a shell leaves the ~ of `folder:~/photos` and of `--labels=~/names` alone."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # nobody's home: then it is a file's name
+        return Path(text)
+
+
 def load_weights(path: str, args: argparse.Namespace) -> "Weights":
     """`weights.load` with the options above, and a note where the preprocessing is a guess: a wrong one looks like bad
     weights (0 instead of 68 % for DeepScale's v1.1)."""
     from squeezenet_jax import weights
     from squeezenet_jax.weights.torchvision_layout import ASSUMED
 
-    loaded = weights.load(path, preprocessing=args.preprocessing, bypass=args.bypass)
+    loaded = weights.load(path_of(path), preprocessing=args.preprocessing, bypass=args.bypass)
     if args.preprocessing is None and ASSUMED in loaded.provenance:
         print(
             f"note: {path} does not say which preprocessing it needs; {loaded.preprocessing.name} is assumed "
@@ -36,8 +47,34 @@ def load_weights(path: str, args: argparse.Namespace) -> "Weights":
     return loaded
 
 
+def add_labels_option(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--labels", metavar="FILE", help=what)
+    add_position_option(parser, "take --labels as it is, though the weights have the same names in another order")
+
+
+def add_position_option(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--classes-by-position", action="store_true", help=what)
+
+
+def labels_of(args: argparse.Namespace, loaded: "Weights") -> tuple[str, ...]:
+    """Class names in the network's order: those of --labels, else the weights' own. `UserError` where they disagree."""
+    from squeezenet_jax.weights import classes
+
+    if not args.labels:
+        return loaded.labels
+    labels = read_labels(args.labels)
+    if len(labels) != loaded.num_classes:
+        raise UserError(f"--labels: {len(labels)} names do not match {loaded.num_classes} classes")
+    if not args.classes_by_position:
+        try:
+            classes.check_labels(loaded.labels, labels)
+        except UserError as error:
+            raise UserError(f"--labels: {error}") from None
+    return labels
+
+
 def read_labels(path: str) -> tuple[str, ...]:
     """The names that `--labels` gives."""
     from squeezenet_jax import weights
 
-    return weights.read_labels(path, "--labels")
+    return weights.read_labels(path_of(path), "--labels")

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="squeezenet_jax",
         help="names and kernel order in DST; the metadata say everything in both (default: %(default)s)",
     )
-    parser.add_argument("--labels", metavar="FILE", help="class names to put into DST, one a line")
+    arguments.add_labels_option(parser, "class names to put into DST, one a line")
     arguments.add_reading_options(parser)
     parser.set_defaults(run=run)
 
@@ -28,9 +28,8 @@ def run(args: argparse.Namespace) -> int:
     from squeezenet_jax.weights.bundle import listing
 
     loaded = arguments.load_weights(args.src, args)
-    if args.labels:
-        loaded = dataclasses.replace(loaded, labels=arguments.read_labels(args.labels))
-    weights.save(args.dst, loaded, args.layout)
+    loaded = dataclasses.replace(loaded, labels=arguments.labels_of(args, loaded))
+    weights.save(arguments.path_of(args.dst), loaded, args.layout)
     params, macs = count(loaded.trace())
     origin = listing(loaded.provenance.get(name, "unknown") for name in ("source", "format"))
     print(f"{args.src} -> {args.dst} ({args.layout}); origin: {origin}")

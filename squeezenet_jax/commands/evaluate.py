@@ -1,8 +1,11 @@
-"""evaluate WEIGHTS folder:DIR: top-1 and top-5 on a folder of one folder per class. Letters: B batch, K classes."""
+"""evaluate WEIGHTS folder:DIR: top-1 and top-5 on a folder of one folder per class. Letters: B batch, K classes.
+
+Folders are classes by the rule of `weights/classes.py`. Images are decoded as in training, and turned by their EXIF
+orientation only if the network's training did so.
+"""
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,14 +14,16 @@ from squeezenet_jax.commands import arguments
 from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
-    from squeezenet_jax.weights import Weights
+    from squeezenet_jax.data.layouts import ClassFolders
+    from squeezenet_jax.weights import Weights, classes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="WEIGHTS", help="any file or run that `convert` reads")
-    parser.add_argument("data", metavar="folder:DIR", help="a folder per class; sorted, their names are the classes")
+    parser.add_argument("data", metavar="folder:DIR", help="a folder per class, named as in WEIGHTS, or 0 to K-1")
     parser.add_argument("--batch-size", type=int, default=16, help="images at a time (default: %(default)s)")
     parser.add_argument("--format", choices=("table", "json"), default="table")
+    arguments.add_position_option(parser, "take the folders as classes in sorted order, whatever they are called")
     arguments.add_reading_options(parser)
     parser.set_defaults(run=run)
 
@@ -30,34 +35,42 @@ def run(args: argparse.Namespace) -> int:
     if kind != "folder" or not folder:
         raise UserError(f"{args.data}: is not known; evaluation data are given as folder:DIR")
     loaded = arguments.load_weights(args.weights, args)
-    label_of = class_of_each_file(Path(folder), loaded.num_classes)
+    found, matched = scan(arguments.path_of(folder), loaded, by_position=args.classes_by_position)
+    label_of = {Path(item.path): matched.numbers[item.label] for item in found.items}
+    if matched.note:
+        print(f"note: {matched.note}", file=sys.stderr)
     result, unreadable = evaluate(loaded, label_of, args.batch_size)
     if args.format == "json":
-        print(json.dumps({**result, "unreadable": unreadable}, indent=2))
+        named = {"unreadable": unreadable, "ignored": found.ignored}
+        print(json.dumps({**result, "classes_by": matched.how, **named}, indent=2))
         return 0
     print(f"top-1 {100 * result['top1']:.2f} %, top-5 {100 * result['top5']:.2f} % of {result['count']} images")
-    for message in unreadable:
+    for message in (*unreadable, *found.ignored):
         print(f"left out: {message}", file=sys.stderr)
+    if left_out := len(unreadable) + len(found.ignored):
+        print(f"left out in all: {left_out:,}", file=sys.stderr)
     return 0
 
 
-def class_of_each_file(folder: Path, num_classes: int) -> dict[Path, int]:
-    """Every file in DIR's folders -> the place of its folder among them, sorted by name; hidden ones are left out."""
+def scan(folder: Path, weights: "Weights", *, by_position: bool) -> "tuple[ClassFolders, classes.Matched]":
+    """The images of DIR, listed as training lists a split's, and which class of the network each folder is."""
+    from squeezenet_jax.data import archives, layouts
+    from squeezenet_jax.weights import classes
+
     try:
-        classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
-        files = {
-            folder / name / entry.name: place
-            for place, name in enumerate(classes)
-            for entry in sorted(os.scandir(folder / name), key=lambda entry: entry.name)
-            if entry.is_file() and entry.name[0] != "."
-        }
-    except OSError as error:
-        raise UserError(f"folder:{folder}: cannot be read ({error.strerror})") from None
-    if len(classes) != num_classes:
-        raise UserError(f"folder:{folder}: has {len(classes)} class folders; the network has {num_classes} classes")
-    if not files:
-        raise UserError(f"folder:{folder}: has no files in its class folders")
-    return files
+        found = layouts.class_folders(folder)
+    except UserError as error:
+        raise UserError(f"folder:{error}") from None
+    where = f"folder:{archives.printable(str(folder))}"
+    try:
+        matched = classes.match(weights.labels, weights.num_classes, found.class_names, by_position=by_position)
+    except UserError as error:
+        splits = [name for name in found.class_names if name in layouts.SPLITS]
+        hint = f"; {splits[0]} may be a split: folder:DIR/{splits[0]}" if splits else ""
+        raise UserError(f"{where}: {error}{hint}") from None
+    if not found.items:
+        raise UserError(f"{where}: has no files in its class folders")
+    return found, matched
 
 
 def evaluate(weights: "Weights", label_of: dict[Path, int], batch_size: int) -> tuple[dict[str, float], list[str]]:

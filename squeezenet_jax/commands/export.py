@@ -3,19 +3,20 @@
 import argparse
 import dataclasses
 import time
-from pathlib import Path
 
 from squeezenet_jax.commands import arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="WEIGHTS", help="any file or run that `convert` reads")
-    parser.add_argument("out", metavar="OUT", type=Path, help="a path that ends in .onnx, .stablehlo or .tflite")
+    parser.add_argument(
+        "out", metavar="OUT", type=arguments.path_of, help="a path that ends in .onnx, .stablehlo or .tflite"
+    )
     parser.add_argument("--opset", type=int, help="of .onnx (default: 17)")
     parser.add_argument(
         "--image-size", type=int, help="px; the file takes images of this size only (default: the weights' own crop)"
     )
-    parser.add_argument("--labels", metavar="FILE", help="class names to put into OUT, one a line")
+    arguments.add_labels_option(parser, "class names to put into OUT, one a line")
     arguments.add_reading_options(parser)
     parser.set_defaults(run=run)
 
@@ -26,8 +27,7 @@ def run(args: argparse.Namespace) -> int:
     # A wrong suffix or a missing package is told before anything is read.
     export.load_format(export.check_out(args.out, args.opset))
     loaded = arguments.load_weights(args.weights, args)
-    if args.labels:
-        loaded = dataclasses.replace(loaded, labels=arguments.read_labels(args.labels))
+    loaded = dataclasses.replace(loaded, labels=arguments.labels_of(args, loaded))
     network = export.from_weights(loaded, args.image_size)
     start = time.perf_counter()
     exported = export.export(network, args.out, opset=args.opset)

@@ -1,8 +1,12 @@
-"""predict WEIGHTS IMAGE...: the most probable classes of image files. Letters: N images, K classes."""
+"""predict WEIGHTS IMAGE...: the most probable classes of image files. Letters: N images, K classes.
+
+A photograph is looked at as it was taken: turned by its EXIF orientation, whatever the network was trained on (unlike
+`evaluate`, which does to images what their network's accuracy was measured with). What is transparent is white.
+"""
 
 import argparse
 import json
-from pathlib import Path
+import sys
 from typing import TYPE_CHECKING, Any
 
 from squeezenet_jax.commands import arguments
@@ -11,14 +15,18 @@ from squeezenet_jax.system.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
+    from squeezenet_jax.weights import Weights
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="WEIGHTS", help="any file or run that `convert` reads")
-    parser.add_argument("images", metavar="IMAGE", nargs="+")
+    parser.add_argument(
+        "images", metavar="IMAGE", nargs="+", help="turned as their EXIF orientation says; what is transparent is white"
+    )
     parser.add_argument("--top", type=int, default=5, help="classes per image (default: %(default)s)")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--logits", metavar="FILE", help="write the array `logits` [N, K] and the `image` names, .npz")
-    parser.add_argument("--labels", metavar="FILE", help="class names, one a line (default: those in WEIGHTS)")
+    arguments.add_labels_option(parser, "class names, one a line (default: those in WEIGHTS)")
     arguments.add_reading_options(parser)
     parser.set_defaults(run=run)
 
@@ -27,23 +35,21 @@ def run(args: argparse.Namespace) -> int:
     if args.top < 1:
         raise UserError(f"--top: {args.top} is not allowed; it must be at least 1")
     loaded = arguments.load_weights(args.weights, args)
-    labels = arguments.read_labels(args.labels) if args.labels else loaded.labels
-    if labels and len(labels) != loaded.num_classes:
-        raise UserError(f"--labels: {len(labels)} names do not match {loaded.num_classes} classes")
-    import numpy as np
-
-    from squeezenet_jax.weights import classify
-
-    logits_NK = classify.logits(loaded, args.images)
+    labels = arguments.labels_of(args, loaded)
+    names, logits_NK, bad = _logits(loaded, args.images)
     if args.logits:
         try:
-            with Path(args.logits).open("wb") as file:  # by name, `savez` would append .npz
-                np.savez(file, logits=logits_NK, image=np.array(args.images))
+            import numpy as np
+
+            with arguments.path_of(args.logits).open("wb") as file:  # by name, `savez` would append .npz
+                np.savez(file, logits=logits_NK, image=np.array(names))
         except OSError as error:
             raise UserError(f"--logits: {args.logits} cannot be written ({error.strerror})") from None
-    rows = [_row(path, logits_K, labels, args.top) for path, logits_K in zip(args.images, logits_NK, strict=True)]
+    rows = [_row(path, logits_K, labels, args.top) for path, logits_K in zip(names, logits_NK, strict=True)]
     print(json.dumps(rows, indent=2) if args.format == "json" else _table(rows))
-    return 0
+    for message in bad:
+        print(f"left out: {message}", file=sys.stderr)
+    return 1 if bad else 0
 
 
 def _row(path: str, logits_K: "np.ndarray", labels: tuple[str, ...], top: int) -> dict[str, Any]:
@@ -63,13 +69,31 @@ def _row(path: str, logits_K: "np.ndarray", labels: tuple[str, ...], top: int) -
     }
 
 
+def _logits(weights: "Weights", images: list[str]) -> "tuple[list[str], np.ndarray, list[str]]":
+    """(names, logits [N, K]) of the images that can be read, and a line for each of the others.
+
+    Raises:
+      UserError: there is none that can be read.
+    """
+    from squeezenet_jax.weights import classify
+
+    bad: dict[int, str] = {}
+    paths = [arguments.path_of(image) for image in images]
+    logits_NK = classify.logits(weights, paths, unreadable=lambda number, error: bad.update({number: str(error)}))
+    if len(bad) == len(images) == 1:
+        raise UserError(bad[0])
+    if len(bad) == len(images):
+        raise UserError(f"none of the {len(bad)} images can be read; the first: {bad[0]}")
+    return [image for number, image in enumerate(images) if number not in bad], logits_NK, list(bad.values())
+
+
 def _table(rows: list[dict[str, Any]]) -> str:
-    from squeezenet_jax.weights.bundle import listing  # a label from a file may hold anything
+    from squeezenet_jax.data.archives import printable  # names from a file or a disk may hold anything
 
     lines: list[str] = []
     for row in rows:
-        lines.append(row["image"])
+        lines.append(printable(row["image"]))
         for top in row["top"]:
-            label = listing([top["label"]]) or f"class {top['class']}"
+            label = printable(top["label"]) or f"class {top['class']}"
             lines.append(f"  {100 * top['probability']:6.2f} %  {label}")
     return "\n".join(lines)

@@ -4,14 +4,15 @@ import argparse
 import shlex
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from squeezenet_jax.commands import arguments
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-SHOWN_UNREADABLE = 10
+SHOWN = 10  # of each list of names
 INTERRUPTED = 130  # as a shell has it for Ctrl-C
 
 
@@ -19,11 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        type=Path,
-        help="a folder or tar archive with train/<class>/<image> and test, val or validation/<class>/<image>, or a "
-        "folder with ImageNet's ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar or both",
+        help="a folder or tar archive with train/<class>/<image> and test, val, valid, validation or "
+        "eval/<class>/<image>, or a folder with ImageNet's ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar or both",
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where data sets are: DIR/NAME/1.0.0")
+    parser.add_argument("--out", metavar="DIR", required=True, help="where data sets are: DIR/NAME/1.0.0")
     parser.add_argument(
         "--short-side", metavar="PX", type=int, help="resize larger images to this short side (256 suits 224 px crops)"
     )
@@ -38,7 +38,13 @@ def run(args: argparse.Namespace) -> int:
         from squeezenet_jax.data.prepare.writer import prepare
 
         with Bar(Console(stderr=True)) as bar:
-            prepared = prepare(args.source, args.out.expanduser(), bar, short_side=args.short_side, name=args.name)
+            prepared = prepare(
+                arguments.path_of(args.source),
+                arguments.path_of(args.out),
+                bar,
+                short_side=args.short_side,
+                name=args.name,
+            )
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues from here", file=sys.stderr)
         return INTERRUPTED
@@ -50,13 +56,17 @@ def run(args: argparse.Namespace) -> int:
         print(f"{split}: {size:,} images")
     print(f"{prepared.num_classes:,} classes, {len(prepared.unreadable):,} unreadable files left out")
     if prepared.ignored:
-        print(f"{prepared.ignored:,} files outside the class folders ignored")
+        print(f"{prepared.ignored:,} ignored: hidden, in no class folder, or no file")
     out = shlex.quote(str(args.out))
     print(f"use it with: --config.data.name={prepared.name} --config.data.dir={out}")
-    for line in prepared.unreadable[:SHOWN_UNREADABLE]:
-        print(f"left out: {line}", file=sys.stderr)
-    if len(prepared.unreadable) > SHOWN_UNREADABLE:
-        print(f"all {len(prepared.unreadable):,} are in {prepared.directory / 'unreadable.txt'}", file=sys.stderr)
+    for what, lines, name in (
+        ("left out", prepared.unreadable, "unreadable.txt"),
+        ("ignored", prepared.ignored_names, "ignored.txt"),
+    ):
+        for line in lines[:SHOWN]:
+            print(f"{what}: {line}", file=sys.stderr)
+        if len(lines) > SHOWN:
+            print(f"all {len(lines):,} are in {prepared.directory / name}", file=sys.stderr)
     return 0
 
 

@@ -18,6 +18,7 @@ Extent = tuple[int, int] | Literal["folder", "other"]
 
 MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"]\x00\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
 COPY_BYTES = 1 << 20
+JOINERS = "\u200c\u200d"  # zero-width non-joiner and joiner
 
 
 def compression(path: Path) -> str | None:
@@ -82,8 +83,16 @@ def members(path: Path, within: tuple[int, int] | None = None) -> Iterator[tuple
 
 
 def printable(text: str) -> str:
-    """A name from an archive, safe to print: no control characters, no broken encoding."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """A name from anywhere, safe to print in one line: no control characters, no broken encoding.
+
+    Bytes that are no UTF-8, which Python keeps as surrogates, become \\xff. Joiners, which no font prints by themselves
+    but which many scripts need, stay.
+    """
+    try:
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # other surrogates
+        text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode() for c in text)
 
 
 class _Part(io.RawIOBase):

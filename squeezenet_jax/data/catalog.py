@@ -1,13 +1,14 @@
 """What a dataset holds, and whether a config fits it: known names, TFDS directories, folders. Standard library only."""
 
 import dataclasses
+import difflib
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from squeezenet_jax.data import folder
+from squeezenet_jax.data import folder, layouts
 from squeezenet_jax.settings import DataSettings
 from squeezenet_jax.system.errors import UserError, unknown
 
@@ -84,7 +85,7 @@ def _tfds_info(directory: Path) -> DatasetInfo:
         sizes = {split["name"]: sum(map(int, split["shardLengths"])) for split in splits}
         channels = int(features["image"]["image"]["shape"]["dimensions"][-1])
         num_classes, names = int(features["label"]["classLabel"]["numClasses"]), directory / "label.labels.txt"
-        class_names = tuple(names.read_text(encoding="utf-8").splitlines()) if names.is_file() else ()
+        class_names = tuple(names.read_text(encoding="utf-8").removesuffix("\n").split("\n")) if names.is_file() else ()
         return DatasetInfo(sizes, num_classes, channels, class_names if len(class_names) == num_classes else ())
     except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
         if isinstance(error, UserError):
@@ -127,16 +128,26 @@ def check(data: DataSettings) -> None:
 def parse_split(field: str, text: str, dataset: str, found: DatasetInfo) -> Split:
     """Reads a part as TFDS writes it: `train`, `train[:80%]`, `train[100:200]`; percentages round to nearest."""
     match = re.fullmatch(r"(\w+)(?:\[(\d+%?)?:(\d+%?)?\])?", text)
-    if not match or match[1] not in found.splits:
-        raise unknown(field, text, found.splits)
-    size = found.splits[match[1]]
+    name = match[1] if match else text
+    if name not in found.splits:  # val, which is a folder's name, for validation
+        name = layouts.SPLITS.get(name, name)
+    if not match or name not in found.splits:
+        # Nobody who asks for another split to evaluate on means the images that are trained on.
+        likely = [split for split in found.splits if field != "data.eval_split" or split != "train"]
+        near = difflib.get_close_matches(text, likely, n=1, cutoff=0.4)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        if not likely:
+            where = ", in a folder test, val, valid or eval" if dataset == FOLDER else ""
+            hint = f"; {dataset} has no images that are held out{where}"
+        raise UserError(f'{field}: unknown value "{text}"; allowed: {", ".join(found.splits)}{hint}')
+    size = found.splits[name]
 
     def position(bound: str | None, default: int) -> int:
         if bound is None:
             return default
         return round(int(bound[:-1]) * size / 100) if bound.endswith("%") else int(bound)
 
-    split = Split(match[1], position(match[2], 0), position(match[3], size))
+    split = Split(name, position(match[2], 0), position(match[3], size))
     if not 0 <= split.start < split.stop <= size:
-        raise UserError(f"{field}: {text} is examples {split.start}:{split.stop}; {match[1]} of {dataset} has 0:{size}")
+        raise UserError(f"{field}: {text} is examples {split.start}:{split.stop}; {name} of {dataset} has 0:{size}")
     return split

@@ -8,7 +8,8 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from squeezenet_jax.data import archives, layouts
+from squeezenet_jax.data import archives, decoding, layouts
+from squeezenet_jax.data.decoding import Undecodable
 from squeezenet_jax.data.layouts import Collection, Item
 from squeezenet_jax.system.errors import UserError
 
@@ -39,8 +40,8 @@ class FolderRecords:
     def __len__(self) -> int:
         return len(self.items)
 
-    def fetch(self, index: Sequence[int]) -> list[tuple[bytes, int]]:
-        """(content, label) of some; content is empty where the file is gone or locked away.
+    def fetch(self, index: Sequence[int]) -> list[tuple[bytes | Undecodable, int]]:
+        """(content, label) of some; instead of the content, why there is none: since it was listed, a file may be gone.
 
         Raises:
           OSError: the disk or the network fails; that is no property of an image.
@@ -55,8 +56,8 @@ class FolderRecords:
         return archives.printable(self.items[index].path)
 
 
-def _content(path: str) -> bytes:
+def _content(path: str) -> bytes | Undecodable:
     try:
-        return Path(path).read_bytes()
-    except (FileNotFoundError, PermissionError, IsADirectoryError):  # since it was listed: named like undecodable ones
-        return b""
+        return decoding.read(path)
+    except Undecodable as error:
+        return error

@@ -2,12 +2,17 @@
 
 Nothing is unpacked. An image is a range of bytes in a file: the image's own, or the archive's. Names inside an archive
 are used as text only, never as paths to write to.
+
+There is one scan of a folder, for training, `evaluate` and `prepare`: every file at any depth in a class's folder is an
+image of that class, links are followed wherever they are, and what is left out is named with the reason: what is hidden
+(begins with a point), lies in no class folder, is a link to nothing or to a folder above it, or is no file.
 """
 
 import dataclasses
+import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,9 +21,10 @@ from squeezenet_jax.system.errors import UserError
 
 Kind = Literal["folder", "tar", "imagenet"]
 
-SPLITS = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}  # folder -> TFDS's name
+# A split's folder -> TFDS's name
+SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("val", "validation", "valid", "eval"), "validation")
 IMAGENET_TRAIN, IMAGENET_VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
-ALLOWED = "train/<class>/<image> and test, val or validation/<class>/<image>"
+ALLOWED = "train/<class>/<image> and test, val, valid, validation or eval/<class>/<image>"
 
 
 class Item(NamedTuple):
@@ -36,7 +42,16 @@ class Collection:
     class_names: tuple[str, ...]
     splits: dict[str, list[Item]]  # each with at least one item
     archives: tuple[str, ...]  # paths that hold many items
-    ignored: int  # files that are in no class folder, and links inside archives
+    ignored: tuple[str, ...]  # what is left out, one line each: name below the source, and why
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassFolders:
+    """A folder of class folders: what `evaluate` takes, and what each split of a `Collection` is."""
+
+    class_names: tuple[str, ...]  # sorted; an item's label is its class's place
+    items: tuple[Item, ...]  # class by class
+    ignored: tuple[str, ...]
 
 
 def detect(source: Path) -> Kind:
@@ -78,6 +93,21 @@ def collect(source: Path, kind: Kind, tar: Path) -> Collection:
         raise UserError(f"{error.filename or source}: cannot be read ({error.strerror or error})") from error
 
 
+def class_folders(folder: Path) -> ClassFolders:
+    """The images below a folder of class folders. Raises `UserError` where it cannot be read or is no such folder."""
+    found = _Found()
+    try:
+        for name, what in _entries(str(folder)):
+            found.add("", name, what)
+    except OSError as error:
+        raise UserError(f"{archives.printable(str(error.filename))}: cannot be read ({error.strerror})") from error
+    names = sorted(found.classes.get("", ()))
+    label_of = {name: label for label, name in enumerate(names)}
+    files = found.files.get("", {})
+    items = (Item(_text(name), label_of[name.partition("/")[0]], *files[name]) for name in sorted(files))
+    return ClassFolders(tuple(map(_text, names)), tuple(items), tuple(sorted(found.ignored)))
+
+
 def in_order(split: str, items: Iterable[Item]) -> list[Item]:
     """TFDS's own shuffle, by a hash of split and name: any range of the data set is a random part of each class."""
     from tensorflow_datasets.core import hashing  # a second, which planning need not wait for
@@ -86,33 +116,45 @@ def in_order(split: str, items: Iterable[Item]) -> list[Item]:
     return sorted(items, key=lambda item: (hasher.hash_key(item.file_name), item))
 
 
+Place = tuple[str, int, int]  # path, offset, size
+FOLDER, HIDDEN = "folder", "hidden"
+OTHER = "no file, but a link to none in the archive, a device or a sparse file"
+
+
 class _Found:
     """Class folders and the files in them, split by split."""
 
     def __init__(self) -> None:
         self.classes: dict[str, set[str]] = {}  # by the split folder's name
-        self.files: dict[str, dict[str, tuple[str, int, int]]] = {}  # name below the split folder -> path, offset, size
-        self.ignored = 0
+        self.files: dict[str, dict[str, Place]] = {}  # name below the split folder -> where it is
+        self.ignored: list[str] = []
 
-    def add(self, split: str, below: list[str], place: tuple[str, int, int] | None) -> None:
-        """Adds a folder (`place` is None) or a file; hidden ones, such as macOS leaves behind, are passed over."""
-        if any(part.startswith(".") for part in below):
-            return
+    def add(self, split: str, below: Sequence[str], what: Place | str) -> None:
+        """Adds a file, a folder (`what` is `FOLDER`), or what is neither, `what` being the reason."""
         files, classes = self.files.setdefault(split, {}), self.classes.setdefault(split, set())
-        if place is None:
+        if any(part.startswith(".") for part in below):
+            if what != FOLDER:
+                self.leave_out([split, *below], HIDDEN)
+        elif what == FOLDER:
             classes.update(below[:1])
+        elif isinstance(what, str):
+            self.leave_out([split, *below], what)
         elif len(below) < 2:
-            self.ignored += 1
+            self.leave_out([split, *below], "in no class folder")
         else:
             classes.add(below[0])
-            files["/".join(below)] = place  # the same name again, appended to an archive, replaces the first
+            files["/".join(below)] = what  # the same name again, appended to an archive, replaces the first
+
+    def leave_out(self, parts: Sequence[str], reason: str) -> None:
+        self.ignored.append(f"{archives.printable('/'.join(part for part in parts if part))}: {reason}")
 
     def collection(self, source: Path, archive_paths: tuple[str, ...]) -> Collection:
         folders = [name for name in SPLITS if name in self.classes]
         if not folders:
             raise UserError(f"{source}: has no split folders; allowed: {ALLOWED}")
-        if {"val", "validation"} <= set(folders):
-            raise UserError(f"{source}: has both val and validation; they are one split")
+        for first, second in itertools.combinations(folders, 2):
+            if SPLITS[first] == SPLITS[second]:
+                raise UserError(f"{source}: has both {first} and {second}; they are one split")
         class_names = sorted(self.classes.get("train") or set().union(*self.classes.values()))
         for name in class_names:
             _check_class_name(source, name)
@@ -134,26 +176,51 @@ class _Found:
         }
         if not splits:
             raise UserError(f"{source}: has no files in its class folders; allowed: {ALLOWED}")
-        return Collection(tuple(class_names), splits, archive_paths, self.ignored)
+        return Collection(tuple(map(_text, class_names)), splits, archive_paths, tuple(sorted(self.ignored)))
 
 
 def _in_folder(source: Path) -> _Found:
     found = _Found()
-    for split in os.scandir(source):
-        if split.name not in SPLITS or not split.is_dir():
+    for entry in os.scandir(source):
+        if not _is(entry.is_dir):
             continue
-        found.add(split.name, [], None)
-        for entry in os.scandir(split.path):
-            if not entry.is_dir():
-                found.add(split.name, [entry.name], ("", 0, 0))
-                continue
-            found.add(split.name, [entry.name], None)
-            for folder, _, names in os.walk(entry.path, onerror=_raise):
-                inside = Path(folder).relative_to(split.path).parts
-                for name in names:
-                    path = os.path.join(folder, name)
-                    found.add(split.name, [*inside, name], (path, 0, _size(path)))
+        if entry.name in SPLITS:
+            found.add(entry.name, [], FOLDER)
+            for name, what in _entries(entry.path):
+                found.add(entry.name, name, what)
+        else:
+            found.leave_out([entry.name], HIDDEN if entry.name.startswith(".") else "a folder that is no split")
     return found
+
+
+def _entries(
+    folder: str, within: tuple[str, ...] = (), above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[tuple[tuple[str, ...], Place | str]]:
+    """(name, its parts; what it is, for `_Found.add`) of everything below a folder. `above`: folders that hold it."""
+    status = os.stat(folder)
+    above |= {(status.st_dev, status.st_ino)}
+    for entry in os.scandir(folder):
+        name = (*within, entry.name)
+        if entry.name.startswith("."):
+            yield name, HIDDEN
+        elif _is(entry.is_dir):
+            status = entry.stat()
+            if (status.st_dev, status.st_ino) in above:
+                yield name, "a link to a folder that holds it"
+            else:
+                yield name, FOLDER
+                yield from _entries(entry.path, name, above)
+        elif _is(entry.is_file):
+            yield name, (entry.path, 0, _size(entry.path))
+        else:
+            yield name, "a link to nothing" if entry.is_symlink() else "no file, but a pipe or a device"
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    try:
+        return kind()
+    except OSError:  # a link to itself, or into a folder that is locked away
+        return False
 
 
 def _in_tar(tar: Path) -> _Found:
@@ -166,10 +233,8 @@ def _in_tar(tar: Path) -> _Found:
         if depth is None:
             continue
         tops.add("/".join(parts[:depth]))
-        if extent == "other":
-            found.ignored += 1
-        else:
-            found.add(parts[depth], parts[depth + 1 :], None if extent == "folder" else (str(tar), *extent))
+        what = (str(tar), *extent) if isinstance(extent, tuple) else FOLDER if extent == "folder" else OTHER
+        found.add(parts[depth], parts[depth + 1 :], what)
     if len(tops) > 1:
         first, second = (archives.printable(top) or "." for top in sorted(tops)[:2])
         raise UserError(f"{tar}: has split folders in more than one place, {first} and {second}")
@@ -186,22 +251,24 @@ def _imagenet(source: Path) -> Collection:
     label_of = {name: label for label, name in enumerate(class_names)}
     paths = [path for path in (source / IMAGENET_TRAIN, source / IMAGENET_VALIDATION) if path.is_file()]
     splits: dict[str, list[Item]] = {}
-    ignored = 0
+    ignored = []
     for path in paths:
         items = splits[_imagenet_split(path)] = []
         for wnid, name, extent in _imagenet_members(path):
             number = re.fullmatch(r"ILSVRC2012_val_(\d{8})\.JPEG", name)
             if wnid is None and number and 1 <= int(number[1]) <= len(validation_labels):
                 wnid = validation_labels[int(number[1]) - 1]
+            if extent == "folder":
+                continue
             if wnid is None or isinstance(extent, str):
-                ignored += extent != "folder"
+                ignored.append(f"{archives.printable(name)}: {OTHER if extent == 'other' else 'no image of ImageNet'}")
             elif wnid not in label_of:
                 raise UserError(f'{path}: holds "{archives.printable(wnid)}.tar", which is no class of ImageNet 2012')
             else:
                 items.append(Item(_text(name), label_of[wnid], str(path), *extent))
         if not items:
             raise UserError(f"{path}: holds no images in the layout of ImageNet's own archive of that name")
-    return Collection(tuple(class_names), splits, tuple(map(str, paths)), ignored)
+    return Collection(tuple(class_names), splits, tuple(map(str, paths)), tuple(ignored))
 
 
 def _imagenet_split(path: Path) -> str:
@@ -225,7 +292,7 @@ def _imagenet_members(path: Path) -> Iterator[tuple[str | None, str, archives.Ex
 
 def _check_class_name(source: Path, name: str) -> None:
     # TFDS keeps names one a line and strips them.
-    if name != name.strip() or not name.isprintable():
+    if name != name.strip() or archives.printable(_text(name)) != _text(name):
         raise UserError(
             f'{source}: the class folder "{archives.printable(name)}" cannot be the name of a class in TFDS: it begins '
             "or ends with a space, or has a character that cannot be printed; rename it"
@@ -240,9 +307,5 @@ def _text(name: str) -> str:
 def _size(path: str) -> int:
     try:
         return os.stat(path).st_size
-    except OSError:  # a link to nowhere; it will be reported among the unreadable
+    except OSError:  # gone since; it will be reported among the unreadable
         return 0
-
-
-def _raise(error: OSError) -> None:
-    raise error

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from squeezenet_jax.data import catalog, decoding, folder
+from squeezenet_jax.data import catalog, crops, decoding, folder
 from squeezenet_jax.settings import DataSettings
 
 IN_MEMORY_BYTES = 2 << 30  # whole images up to this much are decoded once, and kept
@@ -36,7 +36,7 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
-    def fetch(self, index: Sequence[int]) -> list[tuple[bytes, int]]: ...
+    def fetch(self, index: Sequence[int]) -> Sequence[tuple[bytes | decoding.Undecodable, int]]: ...
 
     def name(self, index: int) -> str: ...
 
@@ -89,22 +89,17 @@ class Encoded:
         label = np.array([label for _, label in fetched], np.int32)
         return {"image": image, "label": label, "mask": mask, "unreadable": names}
 
-    def _decode(self, content: bytes, draw: np.ndarray | None) -> np.ndarray:
+    def _decode(self, content: bytes | decoding.Undecodable, draw: np.ndarray | None) -> np.ndarray:
+        if isinstance(content, decoding.Undecodable):
+            raise content
         data = self.data
+        how: dict[str, Any] = {"decoder": data.decoder, "exif_orientation": data.exif_orientation}
         if data.crop == "whole":
-            return decoding.whole(content, data.image_size, data.channels, decoder=data.decoder)
+            return crops.whole(content, data.image_size, data.channels, **how)
         if draw is None:
-            return decoding.centre_crop(
-                content, data.image_size, data.channels, resize=data.eval_resize, decoder=data.decoder
-            )
-        return decoding.random_resized_crop(
-            content,
-            data.image_size,
-            data.channels,
-            np.random.default_rng(draw),
-            min_area=data.crop_min_area,
-            decoder=data.decoder,
-        )
+            return crops.centre_crop(content, data.image_size, data.channels, resize=data.eval_resize, **how)
+        rng, min_area = np.random.default_rng(draw), data.crop_min_area
+        return crops.random_resized_crop(content, data.image_size, data.channels, rng, min_area=min_area, **how)
 
 
 def load(data: DataSettings, field: str) -> Source:
@@ -136,6 +131,11 @@ def _load(data: DataSettings, field: str, text: str) -> Source:
         native = dataclasses.replace(data, channels=channels, mean=data.mean[:1], std=data.std[:1])
         return _in_memory(Encoded(records, native), data.channels)
     return Encoded(records, data)
+
+
+def left_out(data: DataSettings) -> tuple[str, ...]:
+    """What the folder of images holds beside images, by its place: "train/cat/.x.jpg: hidden"."""
+    return folder.scan(data.dir).ignored if data.name == catalog.FOLDER else ()
 
 
 def _tfds_directory(data: DataSettings) -> Path | None:

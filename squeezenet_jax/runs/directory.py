@@ -99,12 +99,13 @@ class RunDirectory:
             error.filename = str(path)  # a full disk names none
             raise
 
-    def add_unreadable(self, name: str) -> None:
-        """Keeps the name of an image that could not be read, once over all starts of the run."""
+    def add_unreadable(self, *names: str) -> None:
+        """Keeps the names of images that could not be read, each once over all starts of the run."""
         path = self.path / "unreadable.txt"
         before = path.read_text(encoding="utf-8") if path.exists() else ""
-        if name not in before.splitlines():
-            write_text(path, f"{before}{name}\n")
+        known = set(before.splitlines())
+        if new := [name for name in names if name not in known]:
+            write_text(path, before + "".join(f"{name}\n" for name in new))
 
     def truncate_metrics(self, *, after: int) -> None:
         """Drops the lines of steps after `after`, which a resumed run will write again, and a torn last line."""

@@ -138,6 +138,9 @@ def open_loader(
     """Makes the batches "train" and "eval"; images that cannot be read are reported, and their names kept."""
     in_memory = all(isinstance(source, sources.InMemory) for source in (batches.source, eval_batches.source))
     workers = None if in_memory else settings.data.workers
+    if left_out := sources.left_out(settings.data):
+        directory.add_unreadable(*left_out)
+        reporter.notice(f"left out, no images by their place: {len(left_out):,}, the first: {left_out[0]}")
     makers = {"train": in_parts(batches, parallelism(workers)), "eval": in_parts(eval_batches, parallelism(workers))}
     return Loader(makers, workers, reporter.notice, directory.add_unreadable)
 

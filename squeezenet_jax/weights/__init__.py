@@ -12,9 +12,11 @@
 Nothing in a file is trusted: whatever does not fit raises `UserError` with one line. Read next: `bundle.py`.
 """
 
+import codecs
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -86,9 +88,22 @@ def read_labels(path: str | os.PathLike[str], field: str = "labels") -> tuple[st
     try:
         if not path.is_file() or path.stat().st_size > MAX_LABELS_BYTES:
             raise UserError(f"{field}: {path} is not a file of class names")
-        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        content = path.read_bytes()
+        text = content.decode(_encoding(content))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{field}: {path} cannot be read ({type(error).__name__})") from None
+        reason = error.strerror if isinstance(error, OSError) else "its text is neither UTF-8 nor UTF-16"
+        raise UserError(f"{field}: {path} cannot be read ({reason})") from None
+    return tuple(line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip())
+
+
+def _encoding(content: bytes) -> str:
+    """UTF-8 or UTF-16, with or without a byte-order mark."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    for name, high in (("utf-16-le", content[1::2]), ("utf-16-be", content[::2])):
+        if 2 * high.count(0) > len(high):  # most class names are written in Latin letters
+            return name
+    return "utf-8-sig"
 
 
 def _load(path: Path, wishes: Wishes) -> Weights:

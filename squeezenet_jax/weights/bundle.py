@@ -36,6 +36,7 @@ class Preprocessing:
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    exif_orientation: bool = False  # whether images were turned as EXIF says; not those of published weights
 
     def __post_init__(self) -> None:
         if not 1 <= self.crop <= self.resize <= MAX_PX:

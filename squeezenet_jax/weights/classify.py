@@ -6,13 +6,14 @@ Letters: B batch, N images, H, W, C, K classes. Read next: `inference.py`.
 import os
 import warnings
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import PIL.Image
 
+from squeezenet_jax.data import decoding
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import inference
 from squeezenet_jax.weights.bundle import Preprocessing, Weights
@@ -40,8 +41,9 @@ def classify(weights: Weights, images: Image | Iterable[Image], top: int = 5) ->
 
     Args:
       weights: of `load`; their preprocessing is applied. Classes that have no names are called "class 281".
-      images: a path, a PIL image, or an array, uint8 [H, W] or [H, W, C] with C = 1, 3 (RGB) or 4 (RGBA, A is ignored);
-        or several of those, for which a list of answers is returned.
+      images: a path, a PIL image, or an array, uint8 [H, W] or [H, W, C] with C = 1, 3 (RGB) or 4 (RGBA);
+        or several of those, for which a list of answers is returned. A photograph is turned as its EXIF orientation
+        says; what is transparent is white.
       top: at least 1; of fewer classes, all.
 
     The network is compiled at the first call with one image and at the first with several. Raises `UserError` for an
@@ -63,14 +65,27 @@ def classify(weights: Weights, images: Image | Iterable[Image], top: int = 5) ->
     return answers[0] if one else answers
 
 
-def logits(weights: Weights, images: Sequence[Image]) -> np.ndarray:
-    """float32 [N, K], computed in batches of `BATCH_SIZE`, or by itself where there is one image."""
+def logits(
+    weights: Weights, images: Sequence[Image], unreadable: Callable[[int, UserError], None] | None = None
+) -> np.ndarray:
+    """float32 [N, K], computed in batches of `BATCH_SIZE`, or by itself where there is one image.
+
+    With `unreadable`, which is told its number and why, an image that cannot be read is left out.
+    """
     size = 1 if len(images) == 1 else BATCH_SIZE
     logits_by_batch = [np.zeros((0, weights.num_classes), np.float32)]
-    for start in range(0, len(images), size):
-        batch = enumerate(images[start : start + size], start)
-        image_BHWC = np.stack([_read(image, number, weights.preprocessing) for number, image in batch])
-        logits_by_batch.append(_program(weights, size, len(images))(image_BHWC))  # a wrong path waits for no compiler
+    batch: list[np.ndarray] = []
+    for number, image in enumerate(images):
+        try:
+            batch.append(_read(image, number, weights.preprocessing))
+        except UserError as error:
+            if unreadable is None:
+                raise
+            unreadable(number, error)
+        if batch and (len(batch) == size or number == len(images) - 1):
+            forward = _program(weights, size, len(images))  # a wrong path waits for no compiler
+            logits_by_batch.append(forward(np.stack(batch)))
+            batch = []
     return np.concatenate(logits_by_batch)
 
 
@@ -104,13 +119,11 @@ def _is_image(images: Any) -> bool:
 def _read(image: Any, number: int, preprocessing: Preprocessing) -> np.ndarray:
     """float32 [crop, crop, C], normalised."""
     if isinstance(image, str | os.PathLike):
-        return read_image(Path(image), preprocessing)
+        return read_image(Path(image), preprocessing, upright=True)
     try:
         picture = image if isinstance(image, PIL.Image.Image) else _picture(image)
-        if picture.mode.startswith(("I", "F")):  # Pillow would clip them to 8 bits, not scale them
-            raise UserError(f"its pixels have more than 8 bits, mode {picture.mode}")
-        return preprocess(picture.convert("L" if preprocessing.channel_order == "L" else "RGB"), preprocessing)
-    except UserError as error:
+        return preprocess(decoding.as_mode(decoding.from_picture(picture), preprocessing.channels), preprocessing)
+    except (UserError, decoding.Undecodable) as error:
         raise UserError(f"images[{number}]: {error}") from None
 
 

@@ -1,32 +1,34 @@
-"""Image files to network inputs, as a network's `Preprocessing` says. Letters: H, W, C."""
+"""Image files to network inputs, as a network's `Preprocessing` says. Letters: H, W, C.
+
+What is an image, and how it is decoded, is `data/decoding.py`'s: the same as in training.
+"""
 
 import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from squeezenet_jax.data import archives, decoding
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import Preprocessing
 
-# Formats that Pillow decodes by itself; others would start programs (EPS) or are no photographs.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 
+def read_image(path: Path, preprocessing: Preprocessing, *, upright: bool = False) -> np.ndarray:
+    """float32 [crop, crop, C], normalised. `UserError` for a file that is no readable image or would be too large.
 
-def read_image(path: Path, preprocessing: Preprocessing) -> np.ndarray:
-    """float32 [crop, crop, C], normalised. `UserError` for a file that is no readable image or would be too large."""
+    EXIF's orientation is applied where the network was trained so, and always with `upright`.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning)  # about odd EXIF data, palettes
-            with Image.open(path, formats=FORMATS) as file:
-                if file.mode.startswith(("I", "F")):  # Pillow would clip them to 8 bits, not scale them
-                    raise ValueError(f"its pixels have more than 8 bits, mode {file.mode}")
-                picture = file.convert("L" if preprocessing.channel_order == "L" else "RGB")
-    except Exception as error:  # noqa: BLE001 - for damaged files Pillow raises whatever its decoders raise
-        reason = "no image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be read as an image ({reason or type(error).__name__})") from None
-    return preprocess(picture, preprocessing)
+            # about large images, odd EXIF data, palettes: an image can be decoded or it cannot
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            exif_orientation = upright or preprocessing.exif_orientation
+            picture = decoding.decode(decoding.read(path), exif_orientation=exif_orientation)
+    except (decoding.Undecodable, OSError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise UserError(f"{archives.printable(str(path))}: cannot be read as an image ({reason})") from None
+    return preprocess(decoding.as_mode(picture, preprocessing.channels), preprocessing)
 
 
 def preprocess(picture: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
@@ -54,6 +56,4 @@ def _resized(size: tuple[int, int], p: Preprocessing) -> tuple[int, int]:
         return p.resize, p.resize
     width, height = size
     short = min(size)
-    if max(size) > 64 * short:
-        raise UserError(f"an image of {width} x {height} px is too narrow to be resized to {p.resize} px")
     return max(p.resize * width // short, p.resize), max(p.resize * height // short, p.resize)

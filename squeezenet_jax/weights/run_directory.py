@@ -57,7 +57,17 @@ def preprocessing(data: settings.DataSettings) -> Preprocessing:
         raise UserError(f"data.channels: {data.channels} is not allowed here; images have 1 or 3")
     size, order = data.image_size, orders[data.channels]
     resize, mode = (size, "squash") if data.crop == "whole" else (data.eval_resize, "short_side")
-    return Preprocessing("training", resize, mode, size, order, scale=1 / 255, mean=data.mean, std=data.std)
+    return Preprocessing(
+        "training",
+        resize,
+        mode,
+        size,
+        order,
+        scale=1 / 255,
+        mean=data.mean,
+        std=data.std,
+        exif_orientation=data.exif_orientation,
+    )
 
 
 def _read_run_json(path: Path) -> dict[str, Any]:

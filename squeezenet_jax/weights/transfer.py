@@ -1,19 +1,24 @@
 """Weights as the start of a training (`model.init_from`): what of them fits a run's network and data."""
 
+import functools
 import hashlib
+import sys
 from typing import Any
 
 import numpy as np
 
 from squeezenet_jax import weights
+from squeezenet_jax.data import catalog
 from squeezenet_jax.network.architecture import Architecture
 from squeezenet_jax.settings import DataSettings, ModelSettings
 from squeezenet_jax.system.errors import UserError
-from squeezenet_jax.weights import bundle
+from squeezenet_jax.weights import bundle, classes
 
 
 def initial_params(model: ModelSettings, data: DataSettings) -> dict[str, Any]:
     """Parameters of `model.init_from` for this run, nested as the model's; without conv10 where the classes differ.
+
+    Classes are compared by name (`classes.py`): conv10 is put into the data's order where that is another.
 
     conv1 is turned to take RGB where the weights were trained on BGR. Raises `UserError` where the file can't be read,
     its layers are not the network's, or the run normalises pixels otherwise than the weights expect.
@@ -24,8 +29,11 @@ def initial_params(model: ModelSettings, data: DataSettings) -> dict[str, Any]:
     _check_geometry(given.arch, model.architecture())
     _check_normalization(given.preprocessing, data)
     params = {name: dict(module) for name, module in given.params.items()}
-    if given.num_classes != data.num_classes:
+    order = _classes(given, data)
+    if order is None:
         del params["conv10"]
+    else:
+        params["conv10"] = {name: np.ascontiguousarray(x[..., list(order)]) for name, x in params["conv10"].items()}
     if given.preprocessing.channel_order == "BGR":
         params["conv1"]["kernel"] = np.ascontiguousarray(params["conv1"]["kernel"][:, :, ::-1])
     expected = bundle.parameter_shapes(model.architecture(), channels=data.channels, num_classes=data.num_classes)
@@ -49,12 +57,37 @@ def load(model: ModelSettings) -> weights.Weights:
 
 
 def digest(model: ModelSettings) -> str:
-    """Of the parameters in `model.init_from`: equal for equal ones, in whatever file or folder they lie."""
-    sha256 = hashlib.sha256()
-    for name, tensor in sorted(bundle.flatten(load(model).params).items()):
+    """Of the parameters and class names in `model.init_from`: equal for equal ones, wherever they lie."""
+    given = load(model)
+    sha256 = hashlib.sha256(repr(given.labels).encode("utf-8", "backslashreplace"))
+    for name, tensor in sorted(bundle.flatten(given.params).items()):
         sha256.update(f"{name} {tensor.shape}".encode())
         sha256.update(np.ascontiguousarray(tensor).data)
     return sha256.hexdigest()[:16]
+
+
+def _classes(given: weights.Weights, data: DataSettings) -> tuple[int, ...] | None:
+    """Of each class of the data, that of the weights; None where they are others, for which a new conv10 is learnt."""
+    if given.num_classes != data.num_classes:
+        return None
+    names = catalog.info(data.name, data.dir).class_names
+    if given.labels and names:
+        try:
+            matched = classes.match(given.labels, given.num_classes, names)
+        except UserError:
+            return None
+        return None if matched.how == "number" else matched.numbers  # a folder 3 is no cat
+    lacking = "the weights in model.init_from" if not given.labels else f"the data {data.name}"
+    _note(f"note: {lacking} have no class names: conv10 is kept, since there are {given.num_classes} classes in both")
+    if not names:
+        return tuple(range(given.num_classes))
+    return classes.match((), given.num_classes, names).numbers
+
+
+@functools.lru_cache
+def _note(text: str) -> None:
+    """Once; a sweep asks for the same weights again and again."""
+    print(text, file=sys.stderr)
 
 
 def _check_geometry(theirs: Architecture, ours: Architecture) -> None:

@@ -3,6 +3,11 @@
 import dataclasses
 import functools
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from unittest import mock
 
 import jax
@@ -18,9 +23,10 @@ from squeezenet_jax.network.lowering import convolution
 from squeezenet_jax.network.model import SqueezeNet
 from squeezenet_jax.weights import inference
 from squeezenet_jax.weights.bundle import Preprocessing, Weights, parameter_shapes, unflatten
-from squeezenet_jax.weights.images import read_image
+from squeezenet_jax.weights.images import preprocess, read_image
 from squeezenet_jax.weights.inference import compile_forward
 
+REPOSITORY = Path(__file__).parents[2]
 CLASSES = ("cat", "dog", "emu", "fox", "gnu", "hen")
 SMALL = Preprocessing("small", 40, "squash", 33, "RGB", 1 / 255, (0.5,), (0.25,))
 
@@ -126,6 +132,29 @@ def test_predict_logits_are_the_models(network, path, folder, tmp_path):
         np.testing.assert_allclose(result["logits"], reference(network, images), rtol=1e-4, atol=1e-5)
 
 
+def test_predict_turns_photographs_and_evaluate_does_as_in_training(network, folder, tmp_path, capsys):
+    pixels = np.asarray(Image.open(next(folder.glob("cat/*.png"))))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    held, upright = tmp_path / "held.png", tmp_path / "upright.png"
+    Image.fromarray(pixels).save(held, exif=exif)
+    Image.fromarray(np.rot90(pixels, -1)).save(upright)
+    for trained_so in (False, True):
+        preprocessing = dataclasses.replace(SMALL, exif_orientation=trained_so)
+        weights.save(tmp_path / "w.safetensors", dataclasses.replace(network, preprocessing=preprocessing))
+        assert run("predict", tmp_path / "w.safetensors", held, upright, "--logits", tmp_path / "out.npz") == 0
+        with np.load(tmp_path / "out.npz") as result:
+            logits_NK = result["logits"]
+        np.testing.assert_allclose(logits_NK[0], logits_NK[1], rtol=1e-4, atol=1e-5)
+        as_evaluated = read_image(held, preprocessing)
+        np.testing.assert_array_equal(as_evaluated, read_image(upright, SMALL) if trained_so else as_stored(pixels))
+    capsys.readouterr()
+
+
+def as_stored(pixels):
+    return preprocess(Image.fromarray(pixels), SMALL)
+
+
 def test_predict_json(network, path, folder, capsys):
     image = next(folder.glob("cat/*.png"))
     assert run("predict", path, image, "--format", "json", "--top", 3) == 0
@@ -148,6 +177,90 @@ def test_predict_table_and_labels(path, folder, tmp_path, capsys):
     assert all("%  name " in line for line in lines[1:])
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_labels_are_read_in_whatever_way_an_editor_wrote_them(path, folder, tmp_path, capsys, encoding, end):
+    names = [f"Name {i} é" for i in range(5)] + ["क्\u200dष"]  # a joiner, which Python calls unprintable
+    (tmp_path / "labels.txt").write_bytes((end.join(names) + end).encode(encoding))
+    image = next(folder.glob("cat/*.png"))
+    assert run("predict", path, image, "--labels", tmp_path / "labels.txt", "--top", 6) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert sorted(line.partition("%  ")[2] for line in lines) == sorted(names)
+
+
+def test_labels_that_contradict_the_weights_are_refused(path, folder, tmp_path, capsys):
+    image = next(folder.glob("cat/*.png"))
+    (tmp_path / "labels.txt").write_text("\n".join(CLASSES[::-1]))
+    for command in (["predict", path, image], ["convert", path, tmp_path / "b.safetensors"]):
+        options = [*command, "--labels", tmp_path / "labels.txt"]
+        assert '"hen" is class 0 there, and class 5 by the weights\' own names' in fails(capsys, *options)
+        assert run(*options, "--classes-by-position") == 0
+        capsys.readouterr()
+    (tmp_path / "labels.txt").write_bytes("caf\xe9\n".encode("latin-1") * 6)
+    assert "neither UTF-8 nor UTF-16" in fails(capsys, "predict", path, image, "--labels", tmp_path / "labels.txt")
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_predict_answers_for_the_others_and_names_the_bad_ones(network, path, folder, tmp_path, capsys, count):
+    good = sorted(folder.glob("*/*.png"))[:count]
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "text.jpg").write_text("no image")
+    bad = [tmp_path / "pipe.jpg", tmp_path / "text.jpg", tmp_path / "none.jpg", tmp_path]
+    images = [bad[0], *good, *bad[1:], good[0]]
+    assert run("predict", path, *images, "--format", "json", "--logits", tmp_path / "out.npz") == 1
+    out, err = capsys.readouterr()
+    assert [row["image"] for row in json.loads(out)] == [str(image) for image in [*good, good[0]]]
+    lines = err.splitlines()
+    assert len(lines) == 4
+    for image, line in zip(bad, lines, strict=True):
+        assert line.startswith(f"left out: {image}: cannot be read as an image (")
+    with np.load(tmp_path / "out.npz") as result:
+        assert result["image"].tolist() == [str(image) for image in [*good, good[0]]]
+        np.testing.assert_allclose(result["logits"], reference(network, [*good, good[0]]), rtol=1e-4, atol=1e-5)
+    assert "none of the 4 images can be read; the first: " in fails(capsys, "predict", path, *bad)
+
+
+def test_names_that_are_not_utf8_end_in_no_traceback(path, folder, tmp_path):
+    """In processes of their own: with an output that can express less, and one that refuses surrogates."""
+    data = tmp_path / "data"
+    shutil.copytree(folder, data)
+    odd = data / "cat" / os.fsdecode(b"caf\xe9 \xe2\x82\xac.png")
+    shutil.copy(next(folder.glob("cat/*.png")), odd)
+    (data / "cat" / os.fsdecode(b"\xff.jpg")).write_text("no image")
+    for encoding in ("ascii:strict", "utf-8:strict"):
+        for argv in (
+            ["predict", path, odd, "--logits", tmp_path / "out.npz"],
+            ["predict", path, odd, data / "cat" / os.fsdecode(b"\xff.jpg")],
+            ["evaluate", path, f"folder:{data}"],
+        ):
+            done = subprocess.run(
+                [sys.executable, "-m", "squeezenet_jax", *argv],
+                cwd=REPOSITORY,
+                env=os.environ | {"PYTHONIOENCODING": encoding},
+                capture_output=True,
+                text=True,
+            )
+            assert "Traceback" not in done.stderr and done.returncode in (0, 1), done.stderr
+            text = done.stdout + done.stderr
+            assert ("caf\\xe9" in done.stdout) == (argv[0] == "predict")
+            assert "\\xff.jpg" in text or len(argv) == 5
+
+
+def test_a_home_folder_is_understood_in_every_path(path, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(folder, tmp_path / "val")
+    (tmp_path / "labels.txt").write_text("\n".join(CLASSES))
+    image = next((tmp_path / "val").glob("cat/*.png")).relative_to(tmp_path)
+    options = ["--labels=~/labels.txt", "--logits=~/out.npz"]
+    assert run("predict", "~/w.safetensors", f"~/{image}", *options) == 0
+    assert (tmp_path / "out.npz").exists()
+    assert run("evaluate", "~/w.safetensors", "folder:~/val") == 0
+    (tmp_path / "source").mkdir()
+    (tmp_path / "val").rename(tmp_path / "source/val")
+    assert run("prepare", "~/source", "--out=~/prepared") == 0 and (tmp_path / "prepared/source/1.0.0").is_dir()
+    assert run("convert", "~/w.safetensors", "~/copy.safetensors") == 0 and (tmp_path / "copy.safetensors").exists()
+
+
 def test_evaluate_counts_every_image_once(network, path, folder, capsys):
     images = sorted(folder.glob("*/*.png"))
     logits_NK = reference(network, images)
@@ -159,6 +272,73 @@ def test_evaluate_counts_every_image_once(network, path, folder, capsys):
         result = json.loads(capsys.readouterr().out)
         assert result["count"] == 37 and result["unreadable"] == []
         np.testing.assert_allclose([result["top1"], result["top5"]], expected)
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """1, 2, ... 6 images of the classes: whatever the network answers, its accuracy depends on which class is which."""
+    root = tmp_path_factory.mktemp("uneven")
+    rng = np.random.default_rng(1)
+    for count, name in enumerate(CLASSES, start=1):
+        (root / name).mkdir()
+        for number in range(count):
+            Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(root / name / f"{number}.png")
+    return root
+
+
+def rename(folder, tmp_path, names):
+    """The folders of CLASSES, called `names` instead."""
+    root = tmp_path / "renamed"
+    root.mkdir()
+    for name, other in zip(CLASSES, names, strict=True):
+        (root / other).symlink_to(folder / name)
+    return root
+
+
+@pytest.mark.parametrize("order", [(3, 1, 5, 0, 2, 4), (5, 4, 3, 2, 1, 0)])
+def test_evaluate_goes_by_name_for_weights_whose_classes_are_not_in_alphabetical_order(
+    network, path, uneven, tmp_path, capsys, order
+):
+    """The same network with its classes in another order, as a dataset that is not a folder may have them."""
+    conv10 = {name: x[..., order] for name, x in network.params["conv10"].items()}
+    params = {**network.params, "conv10": conv10}
+    labels = tuple(CLASSES[number] for number in order)
+    weights.save(tmp_path / "other.safetensors", dataclasses.replace(network, params=params, labels=labels))
+    results = []
+    for file in (path, tmp_path / "other.safetensors"):
+        assert run("evaluate", file, f"folder:{uneven}", "--format", "json") == 0
+        results.append(json.loads(capsys.readouterr().out))
+    assert results[0] == results[1] and results[0]["classes_by"] == "name"
+    by_position = ["evaluate", tmp_path / "other.safetensors", f"folder:{uneven}", "--classes-by-position"]
+    assert run(*by_position, "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out)["top1"] != results[0]["top1"]
+
+
+def test_evaluate_takes_numbers_as_numbers(path, uneven, tmp_path, capsys):
+    """Written so that they sort as strings in another order."""
+    expected = evaluated(capsys, path, uneven)
+    names = ["00", "1", "02", "3", "004", "5"]
+    numbered = rename(uneven, tmp_path, names)
+    assert sorted(names) != names
+    assert evaluated(capsys, path, numbered) == expected | {"classes_by": "number"}
+
+
+def evaluated(capsys, path, folder):
+    assert run("evaluate", path, f"folder:{folder}", "--format", "json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_evaluate_refuses_other_classes_and_says_where_it_goes_by_position(network, path, folder, tmp_path, capsys):
+    others = rename(folder, tmp_path, ("apple", "banana", "cat", "dog", "elder", "fig"))
+    assert "only the data have: apple, banana, elder" in fails(capsys, "evaluate", path, f"folder:{others}")
+    assert run("evaluate", path, f"folder:{others}", "--classes-by-position") == 0
+    assert "note" not in capsys.readouterr().err  # it was asked for
+    weights.save(tmp_path / "nameless.safetensors", dataclasses.replace(network, labels=()))
+    assert run("evaluate", tmp_path / "nameless.safetensors", f"folder:{others}") == 0
+    assert "note: the weights have no class names: classes go by position" in capsys.readouterr().err
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train").symlink_to(folder)
+    assert "train may be a split" in fails(capsys, "evaluate", path, f"folder:{tmp_path / 'data'}")
 
 
 def test_evaluate_names_what_it_cannot_read(path, folder, capsys, tmp_path):
@@ -175,6 +355,7 @@ def test_evaluate_names_what_it_cannot_read(path, folder, capsys, tmp_path):
     assert run("evaluate", path, f"folder:{data}") == 0
     out, err = capsys.readouterr()
     assert "of 1 images" in out and "left out: " in err and "bad.jpg" in err
+    assert "left out: .cache: hidden" in err and "left out: dog/.hidden: hidden" in err and "in all: 3" in err
     (data / "dog" / "good.png").unlink()
     assert "none of the 1 files" in fails(capsys, "evaluate", path, f"folder:{data}")
 
@@ -229,7 +410,6 @@ def test_wrong_commands_end_in_one_line(path, folder, tmp_path, capsys):
         (["convert", tmp_path / "none.net", tmp_path / "b.safetensors"], "no such file"),
         (["convert", path, tmp_path / "b.safetensors", "--labels", tmp_path / "none"], "--labels"),
         (["predict", path, tmp_path / "none.jpg"], "cannot be read as an image"),
-        (["predict", path, image, path], "cannot be read as an image"),
         (["predict", path, image, "--top", "0"], "--top"),
         (["predict", path, image, "--logits", tmp_path / "no" / "out.npz"], "cannot be written"),
         (["predict", path, image, "--bypass", "none"], "records its own architecture"),

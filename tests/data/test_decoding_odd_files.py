@@ -18,8 +18,9 @@ from decoding_files import (
 )
 from PIL import Image
 
-from squeezenet_jax.data import decoding
-from squeezenet_jax.data.decoding import Undecodable, centre_crop, whole
+from squeezenet_jax.data import jpeg as jpeg_files
+from squeezenet_jax.data.crops import centre_crop, whole
+from squeezenet_jax.data.decoding import Undecodable
 
 
 def png(width, height, depth=8, colour=2, rows=b""):
@@ -92,18 +93,18 @@ def test_grey_files_have_three_equal_channels(kind, mode, decoder):
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (1, 500), (500, 1), (3, 2)])
 def test_narrow_images(size, decoder):
     encoded = encode(Image.new("RGB", size, (200, 100, 50)))
-    for image in (whole(encoded, 32, 3, decoder=decoder), train(encoded, decoder=decoder)):
-        assert difference(image, np.array([200, 100, 50])) < 4
     if max(size) > 64 * min(size):
-        with pytest.raises(Undecodable, match="too narrow"):
-            centre_crop(encoded, 32, 3, resize=40, decoder=decoder)
-    else:
-        assert centre_crop(encoded, 32, 3, resize=40, decoder=decoder).shape == (32, 32, 3)
+        for call in (lambda: list(every_way(encoded, 3, decoder)), lambda: train(encoded, decoder=decoder)):
+            with pytest.raises(Undecodable, match="too narrow"):
+                call()
+        return
+    for image in every_way(encoded, 3, decoder):
+        assert image.shape == (32, 32, 3) and difference(image, np.array([200, 100, 50])) < 4
 
 
 def unreadable():
     jpeg = encode(scene())
-    frame = decoding._jpeg_frame(jpeg)
+    frame = jpeg_files.frame_of(jpeg)
     huge = jpeg[: frame.at + 5] + b"\xff\xff\xff\xff" + jpeg[frame.at + 9 :]
     flat = jpeg[: frame.at + 5] + b"\0\0" + jpeg[frame.at + 7 :]
     return {
@@ -119,10 +120,14 @@ def unreadable():
         "jpeg without rows": (flat, "300 x 0 px"),
         "huge jpeg": (huge, "65535 x 65535 px"),
         "huge png": (png(30_000, 30_000), "30000 x 30000|decompression bomb"),
-        "large png": (png(10_000, 10_000), "10000 x 10000"),
+        "large png": (png(14_000, 14_000), "14000 x 14000|decompression bomb"),
         "png without pixels": (png(50, 50), "truncated|image"),
-        "16-bit grey": (encode(Image.new("I;16", (9, 7)), "PNG"), "more than 8 bits"),
-        "float": (encode(Image.new("F", (9, 7)), "TIFF"), "more than 8 bits"),
+        "32-bit": (encode(Image.new("I", (9, 7)), "TIFF"), "more than 16 bits"),
+        "float": (encode(Image.new("F", (9, 7)), "TIFF"), "more than 16 bits"),
+        "avif": (b"\0\0\0\x1cftypavif\0\0\0\0", "AVIF; this format is not read here, only JPEG, PNG"),
+        "heic": (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC; this format is not read here"),
+        "jpeg 2000": (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000; this format is not read here"),
+        "git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "a git-LFS pointer"),
         "eps": (encode(scene(9, 9), "EPS"), "no image"),
     }
 
@@ -142,12 +147,54 @@ def test_what_is_no_image_is_refused(name, decoder):
         assert "\n" not in str(caught.value) and str(caught.value)
 
 
-@needs_simplejpeg
-def test_an_early_end_of_the_pixels_is_noticed_though_the_file_has_an_end():
+@both_decoders
+@pytest.mark.parametrize("kept", [0.3, 0.97])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"restart_marker_blocks": 4}], ids=str)
+def test_an_early_end_of_the_pixels_is_noticed_though_the_file_has_an_end(decoder, kept, mode, options):
     """libjpeg fills the rest with grey and warns. Pillow does not pass the warning on."""
-    jpeg = encode(scene())
+    jpeg = encode(scene().convert(mode), **options)
+    whole(jpeg, 32, 3, decoder=decoder)
+    with pytest.raises(Undecodable, match=r"premature end|truncated"):
+        whole(jpeg[: int(len(jpeg) * kept)] + b"\xff\xd9", 32, 3, decoder=decoder)
+
+
+@needs_simplejpeg
+def test_an_early_end_of_a_progressive_jpeg_is_noticed_by_simplejpeg():
+    jpeg = encode(scene(), progressive=True)
     with pytest.raises(Undecodable, match="premature end"):
         whole(jpeg[: len(jpeg) // 2] + b"\xff\xd9", 32, 3, decoder="simplejpeg")
+
+
+@both_decoders
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_telephones_108_megapixels_are_read(decoder):
+    jpeg = encode(Image.new("L", (12_000, 9_000), 77))
+    assert difference(whole(jpeg, 8, 3, decoder=decoder), np.array([77, 77, 77])) < 3
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_16_bit_grey_becomes_its_upper_8_bits(kind):
+    ramp = (np.arange(256, dtype=np.uint16) * 256 + 99).reshape(16, 16)
+    image = whole(encode(Image.fromarray(ramp), kind), 16, 1)
+    np.testing.assert_array_equal(image.reshape(-1), np.arange(256))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_transparent_is_white(mode, channels):
+    """The left half is black and transparent, the right half grey."""
+    pixels = np.full((8, 8), 100, np.uint8)
+    pixels[:, :4] = 0
+    picture, options = Image.fromarray(pixels), {}
+    if mode in ("RGBA", "LA"):
+        picture = picture.convert(mode)
+        picture.putalpha(Image.fromarray(np.where(pixels == 0, np.uint8(0), np.uint8(255))))
+    else:
+        picture = picture.convert(mode)
+        options = {"transparency": {"P": picture.getpixel((0, 0)), "RGB": (0, 0, 0), "L": 0}[mode]}
+    image = whole(encode(picture, "PNG", **options), 8, channels)
+    assert (image[:, :4] == 255).all() and (image[:, 4:] == 100).all()
 
 
 @both_decoders

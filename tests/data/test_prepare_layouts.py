@@ -77,7 +77,12 @@ def test_folders_below_a_class_belong_to_it_and_hidden_files_to_nothing(tmp_path
         prepare(write_tar(tmp_path / "t.tar", files), tmp_path / "out", Listener()),
     ):
         assert list(read(prepared.directory, "train")) == ["a/images/1.jpg"]
-        assert prepared.unreadable == () and prepared.ignored == 1 and prepared.num_classes == 1
+        assert prepared.unreadable == () and prepared.ignored == 3 and prepared.num_classes == 1
+        assert [name.replace("/x", "") for name in prepared.ignored_names] == [
+            "train/.cache: hidden",
+            "train/a/.hidden: hidden",
+            "train/stray.txt: in no class folder",
+        ]
 
 
 def test_names_in_an_archive_are_only_text(tmp_path):

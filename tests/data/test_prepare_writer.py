@@ -99,6 +99,8 @@ def test_unreadable_files_are_left_out_and_named(tmp_path):
     source = write_folder(tmp_path / "s", {**small_collection(), **broken})
     (source / "train" / "cat" / "nowhere.jpg").symlink_to(tmp_path / "nothing")
     prepared = prepare(source, tmp_path / "out", Listener(), shard_bytes=1)  # some shards are left empty
+    assert prepared.ignored_names == ("train/cat/nowhere.jpg: a link to nothing",)
+    assert (prepared.directory / "ignored.txt").read_text().splitlines() == list(prepared.ignored_names)
     assert prepared.sizes == {"train": 30, "validation": 10}
     lines = (prepared.directory / "unreadable.txt").read_text().splitlines()
     assert lines == list(prepared.unreadable) == sorted(lines)
@@ -106,7 +108,6 @@ def test_unreadable_files_are_left_out_and_named(tmp_path):
         "train/cat/\\x1b[31m.jpg",
         "train/cat/a text.jpg",
         "train/cat/empty.jpg",
-        "train/cat/nowhere.jpg",
         "validation/ant/cut.jpg",
     ]
     assert len(read(prepared.directory, "train")) == 30

@@ -1,6 +1,7 @@
 """Image files become the network's inputs as Caffe and torchvision make them."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -68,14 +69,27 @@ def test_what_is_no_image_is_refused(tmp_path):
     header = bytearray(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\x7f\xff\xff\xff\x7f\xff\xff\xff\x08\2\0\0\0")
     (tmp_path / "bomb.png").write_bytes(bytes(header) + b"\0" * 20)
     (tmp_path / "large.ppm").write_bytes(b"P4\n30000 30000\n" + bytes(1000))
-    Image.new("I;16", (9, 7)).save(tmp_path / "16bit.png")
-    for name in ("16bit.png", "cut.jpg", "text.jpg", "empty.jpg", "bomb.png", "large.ppm", "x.eps", "missing.jpg", "."):
+    Image.new("F", (9, 7)).save(tmp_path / "float.tiff")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for name in (
+        "float.tiff",
+        "pipe.jpg",
+        "cut.jpg",
+        "text.jpg",
+        "empty.jpg",
+        "bomb.png",
+        "large.ppm",
+        "x.eps",
+        "missing.jpg",
+        ".",
+    ):
         with pytest.raises(UserError, match="cannot be read as an image") as caught:
             read_image(tmp_path / name, CAFFE)
         assert "\n" not in str(caught.value)
 
 
-def test_a_line_is_not_blown_up():
-    assert preprocess(flat((1, 2, 3), (5000, 1)), CAFFE).shape == (227, 227, 3)
-    with pytest.raises(UserError, match="too narrow"):
-        preprocess(flat((1, 2, 3), (5000, 1)), TORCHVISION)
+def test_a_line_is_not_blown_up(tmp_path):
+    flat((1, 2, 3), (5000, 1)).save(tmp_path / "line.png")
+    for preprocessing in (CAFFE, TORCHVISION):
+        with pytest.raises(UserError, match="too narrow"):
+            read_image(tmp_path / "line.png", preprocessing)

@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import json
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,8 @@ from squeezenet_jax.training import augment, optimizer
 from squeezenet_jax.training.steps import TrainState
 from squeezenet_jax.weights import images, run_directory
 from squeezenet_jax.weights.bundle import parameter_shapes, unflatten
+
+OLD_FILES = Path(__file__).parents[1] / "old_files"
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +82,28 @@ def test_a_run_survives_conversion(run, tmp_path):
     again = weights.load(tmp_path / "w.safetensors")
     assert_same_params(again.params, first.params)
     assert (again.arch, again.preprocessing) == (first.arch, first.preprocessing)
+
+
+def test_whether_photographs_were_turned_is_recorded_with_the_weights(run, tmp_path):
+    path = run[0]
+    description = json.loads((path / "run.json").read_text())
+    for recorded, expected in (
+        (True, True),
+        (False, False),
+        (None, False),
+    ):  # None: before there was this
+        description["settings"]["data"]["exif_orientation"] = recorded
+        if recorded is None:
+            del description["settings"]["data"]["exif_orientation"]
+        (path / "run.json").write_text(json.dumps(description))
+        weights.save(tmp_path / "w.safetensors", weights.load(path))
+        assert weights.load(tmp_path / "w.safetensors").preprocessing.exif_orientation is expected
+
+
+def test_weights_that_an_earlier_version_wrote_turn_nothing():
+    old = OLD_FILES / "2026_11_before_the_library"
+    for name in ("complex.safetensors", "torchvision_layout.safetensors", "workdir/bypass=complex,seed=0"):
+        assert weights.load(old / name).preprocessing.exif_orientation is False
 
 
 def test_a_damaged_checkpoint_is_passed_over_but_left_alone(run):

@@ -26,13 +26,13 @@ class Quiet:
     def notice(self, text): ...
 
 
-def saved(settings, path, preprocessing=GREY, num_classes=10):
+def saved(settings, path, preprocessing=GREY, num_classes=10, labels=()):
     """Random weights of the settings' network, as a file."""
     size, channels = settings.data.image_size, preprocessing.channels
     model = dataclasses.replace(build_model(settings), num_classes=num_classes)
     params = model.init(jax.random.key(7), np.zeros((1, size, size, channels), np.float32))["params"]
     params = jax.tree.map(np.asarray, params)
-    weights.save(path, Weights(settings.model.architecture(), params, num_classes, channels, preprocessing))
+    weights.save(path, Weights(settings.model.architecture(), params, num_classes, channels, preprocessing, labels))
     return params
 
 
@@ -48,6 +48,44 @@ def test_other_classes_leave_conv10_to_the_initialiser(tiny, tmp_path):
     params = saved(settings, tmp_path / "w.safetensors", num_classes=7)
     got = transfer.initial_params(settings.model, settings.data)
     assert params.keys() - got.keys() == {"conv10"}
+
+
+@pytest.fixture
+def insects(tmp_path):
+    """Photographs in three class folders."""
+    for split in ("train", "test"):
+        for name in ("ant", "bee", "cat"):
+            (tmp_path / "photographs" / split / name).mkdir(parents=True)
+            (tmp_path / "photographs" / split / name / "1.jpg").touch()
+    return tmp_path / "photographs"
+
+
+@pytest.mark.parametrize(
+    ("labels", "order"),
+    [
+        (("ant", "bee", "cat"), [0, 1, 2]),
+        (("cat", "ant", "bee"), [1, 2, 0]),
+        (("ant", "bee", "dog"), None),
+        ((), [0, 1, 2]),
+    ],
+)
+def test_conv10_is_kept_for_classes_of_the_same_names(tiny, tmp_path, insects, labels, order, capsys):
+    path = tmp_path / "w.safetensors"
+    settings = tiny(
+        model__init_from=str(path),
+        data__name="folder",
+        data__dir=str(insects),
+        data__train_split="train",
+        data__eval_split="test",
+    )
+    params = saved(settings, path, num_classes=3, labels=labels)["conv10"]
+    transfer._note.cache_clear()
+    got = transfer.initial_params(settings.model, settings.data)
+    assert ("conv10" in got) == (order is not None)
+    if order is not None:
+        for name in ("kernel", "bias"):
+            np.testing.assert_array_equal(got["conv10"][name], params[name][..., order])
+    assert ("have no class names: conv10 is kept" in capsys.readouterr().err) == (labels == ())
 
 
 def test_bgr_weights_compute_on_rgb_what_they_computed_on_bgr(tiny, tmp_path):

@@ -16,9 +16,10 @@ from typing import Any, Protocol
 
 from tensorflow_datasets.core import example_serializer, file_adapters, naming
 
+from squeezenet_jax.data import archives, decoding
 from squeezenet_jax.data.layouts import Item
 from squeezenet_jax.data.prepare import metadata
-from squeezenet_jax.data.prepare.images import Picture, Unreadable, convert
+from squeezenet_jax.data.prepare.images import Picture, convert
 from squeezenet_jax.data.prepare.metadata import Summary
 from squeezenet_jax.system.cores import cores
 from squeezenet_jax.system.errors import UserError
@@ -26,7 +27,6 @@ from squeezenet_jax.system.errors import UserError
 # Bytes of the source in one shard: a few seconds of work to lose, and about 1,100 files for ImageNet. TFDS itself aims
 # at 64 MiB to 1 GiB. A source smaller than this gets one shard per split.
 SHARD_BYTES = 128 << 20
-MAX_IMAGE_BYTES = 1 << 28
 IMAGES_PER_TASK = 16  # handing a task to a thread costs as much as decoding a tiny image
 TASKS_PER_THREAD = 4  # waiting or done, so that memory stays bounded
 
@@ -98,24 +98,22 @@ def plan(name: str, splits: dict[str, list[Item]], data: Path, summaries: Path, 
 
 
 @contextlib.contextmanager
-def reader(archives: Iterable[str]) -> Iterator[Read]:
+def reader(archive_paths: Iterable[str]) -> Iterator[Read]:
     """A function from any thread that returns an item's bytes."""
     with contextlib.ExitStack() as stack:
-        files = {path: stack.enter_context(open(path, "rb", buffering=0)) for path in archives}
+        files = {path: stack.enter_context(open(path, "rb", buffering=0)) for path in archive_paths}
 
         def read(item: Item) -> bytes:
-            if item.size > MAX_IMAGE_BYTES:
-                raise Unreadable(f"larger than {MAX_IMAGE_BYTES >> 20} MiB")
             try:
-                if item.path in files:
-                    data = os.pread(files[item.path].fileno(), item.size, item.offset)
-                else:
-                    data = Path(item.path).read_bytes()
-            except OSError as error:
-                raise Unreadable(error.strerror or str(error)) from None
-            if not data:
-                raise Unreadable("empty")
-            return data
+                if item.path not in files:
+                    return decoding.read(item.path)
+                decoding.check_bytes(item.size)
+                return os.pread(files[item.path].fileno(), item.size, item.offset)
+            except OSError as error:  # the disk or the network: no property of an image
+                path = archives.printable(item.path)
+                raise UserError(
+                    f"{path}: cannot be read ({error.strerror or error}); the same command continues"
+                ) from None
 
         yield read
 
@@ -153,7 +151,7 @@ def _convert_all(
 def _convert_one(item: Item, read: Read, short_side: int | None) -> Picture | str:
     try:
         return convert(read(item), short_side)
-    except Unreadable as error:
+    except decoding.Undecodable as error:
         return str(error)
 
 

@@ -46,7 +46,7 @@ from squeezenet_jax.system.errors import UserError
 VERSION = "1.0.0"
 MIN_SHORT_SIDE = 8
 ORIGIN = "prepare.json"  # in the data set: what it was made from, and how
-UNREADABLE = "unreadable.txt"
+UNREADABLE, IGNORED = "unreadable.txt", "ignored.txt"  # in the data set, where there are any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Prepared:
     sizes: dict[str, int]  # examples by split
     num_classes: int
     unreadable: tuple[str, ...]  # "split/name: reason"
-    ignored: int  # files outside the class folders
+    ignored: int  # what is no image by its place: hidden, in no class folder, a link to nothing
+    ignored_names: tuple[str, ...]  # with reasons; those of a data set that an earlier version wrote are not known
     was_there: bool
 
 
@@ -197,10 +198,15 @@ class _Job:
         metadata.write(data, self.name, VERSION, description, list(collection.class_names), by_split)
         if unreadable:
             (data / UNREADABLE).write_text("".join(f"{line}\n" for line in unreadable), encoding="utf-8")
-        origin = {"digest": digest, "ignored": collection.ignored, "pillow": importlib.metadata.version("pillow")}
+        if collection.ignored:
+            (data / IGNORED).write_text("".join(f"{line}\n" for line in collection.ignored), encoding="utf-8")
+        ignored = len(collection.ignored)
+        origin = {"digest": digest, "ignored": ignored, "pillow": importlib.metadata.version("pillow")}
         write_json(data / ORIGIN, {**self.options, **origin})
         num_classes = len(collection.class_names)
-        return Prepared(self.final, self.name, sizes, num_classes, tuple(unreadable), collection.ignored, False)
+        return Prepared(
+            self.final, self.name, sizes, num_classes, tuple(unreadable), ignored, collection.ignored, False
+        )
 
     def finished(self) -> Prepared:
         """The data set that is there, if it is the one that this job would write."""
@@ -212,15 +218,19 @@ class _Job:
             shutil.rmtree(self.work)  # it was killed between the last two steps
         info = tfds.builder_from_directory(self.final).info
         sizes = {split: split_info.num_examples for split, split_info in info.splits.items()}
-        path, num_classes = self.final / UNREADABLE, info.features["label"].num_classes
-        unreadable = tuple(path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
-        return Prepared(self.final, self.name, sizes, num_classes, unreadable, origin["ignored"], True)
+        num_classes = info.features["label"].num_classes
+        unreadable, ignored = (_lines(self.final / name) for name in (UNREADABLE, IGNORED))
+        return Prepared(self.final, self.name, sizes, num_classes, unreadable, origin["ignored"], ignored, True)
 
     def _check_same(self, recorded: dict[str, Any], done: str, remedy: str) -> None:
         for field, value in self.options.items():
             if recorded.get(field) != value:
                 now, before = ("no value" if x is None else x for x in (value, recorded.get(field)))
                 raise UserError(f"{field}: {now} is not what was {done}, which had {before}; {remedy}")
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    return tuple(path.read_text(encoding="utf-8").split("\n")[:-1]) if path.exists() else ()
 
 
 def _check_name(name: str) -> str:
