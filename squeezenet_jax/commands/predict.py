@@ -1,11 +1,14 @@
 """predict WEIGHTS IMAGE...: the most probable classes of image files. Letters: N images, K classes."""
 
 import argparse
+import io
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from squeezenet_jax.commands import arguments
+from squeezenet_jax.system import atomic
 from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,8 +42,9 @@ def run(args: argparse.Namespace) -> int:
     logits_NK = _logits(loaded, [Path(path) for path in args.images])
     if args.logits:
         try:
-            with Path(args.logits).open("wb") as file:  # by name, `savez` would append .npz
-                np.savez(file, logits=logits_NK, image=np.array(args.images))
+            content = io.BytesIO()
+            np.savez(content, logits=logits_NK, image=np.array(args.images))
+            atomic.write(Path(os.path.expanduser(args.logits)), content.getvalue())
         except OSError as error:
             raise UserError(f"--logits: {args.logits} cannot be written ({error.strerror})") from None
     rows = [

@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from squeezenet_jax.system import atomic
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import caffemodel, deep_compression, run_directory, safetensors_file, torch_pickle
 from squeezenet_jax.weights.bundle import PREPROCESSINGS, Preprocessing, Weights, preprocessing_named
@@ -50,14 +51,12 @@ def load(path: str | os.PathLike[str], *, preprocessing: str | None = None, bypa
 
 def save(path: str | os.PathLike[str], weights: Weights, layout: str = "squeezenet_jax") -> None:
     """Writes a .safetensors file in a layout of `LAYOUTS`, in one step: a kill leaves the old file or the new."""
-    path = Path(path)
-    if path.suffix != ".safetensors":
+    path = Path(os.path.expanduser(path))
+    if path.suffix.lower() != ".safetensors":
         raise UserError(f"{path}: weights are written as .safetensors")
     content = safetensors_file.write(weights, layout)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        scratch.write_bytes(content)
-        scratch.replace(path)
+        atomic.write(path, content)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 

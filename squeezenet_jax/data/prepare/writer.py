@@ -41,6 +41,7 @@ from squeezenet_jax.data.prepare.shards import (
     threads,
     write_json,
 )
+from squeezenet_jax.system import atomic
 from squeezenet_jax.system.errors import UserError
 
 VERSION = "1.0.0"
@@ -118,6 +119,8 @@ class _Job:
     def write(self) -> Prepared:
         for folder in ("data", "shards"):
             (self.work / folder).mkdir(exist_ok=True)
+        for path in (self.work, self.work / "data", self.work / "shards"):
+            atomic.remove_left_over(path)  # this process holds the lock
         begun = _read_json(self.work / "begun.json")
         if begun is None:
             write_json(self.work / "begun.json", self.options)
@@ -196,7 +199,7 @@ class _Job:
         description = f"Images and classes of {self.source.resolve().name}{resized}."
         metadata.write(data, self.name, VERSION, description, list(collection.class_names), by_split)
         if unreadable:
-            (data / UNREADABLE).write_text("".join(f"{line}\n" for line in unreadable), encoding="utf-8")
+            atomic.write(data / UNREADABLE, "".join(f"{line}\n" for line in unreadable).encode("utf-8"))
         origin = {"digest": digest, "ignored": collection.ignored, "pillow": importlib.metadata.version("pillow")}
         write_json(data / ORIGIN, {**self.options, **origin})
         num_classes = len(collection.class_names)
