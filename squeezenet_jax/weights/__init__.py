@@ -150,7 +150,7 @@ def _something_else(content: bytes, *, is_text_possible: bool) -> str | None:
         text = " ".join(content.decode("utf-8").split())
     except UnicodeDecodeError:
         return None
-    if not text.isprintable():
+    if not text or not text.isprintable():
         return None
     if text.startswith(("{", "[")):
         try:

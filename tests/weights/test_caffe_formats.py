@@ -54,7 +54,7 @@ def test_wrong_caffemodels_are_refused(write):
     flat = flatten(params)
     blobs = caffemodel({"conv1": params["conv1"]})
     for content, message in (
-        (b"", "no layer has blobs"),
+        (b"\n\x04\xff\0\0\0", "no layer has blobs"),
         (caffemodel(without(params, "conv10")), "missing conv10/kernel, conv10/bias"),
         (caffemodel({**params, "fc6": params["conv10"]}), "surplus fc6/kernel, fc6/bias"),
         (caffemodel(params, extra=blobs), "occurs twice"),
@@ -122,7 +122,7 @@ def test_deep_compression_file(write):
 def test_wrong_deep_compression_files_are_refused(write):
     content = deep_compression(published_net())
     for changed, message in (
-        (b"", "truncated"),
+        (content[:9], "truncated"),
         (content[:-1], "add up to"),
         (content + b"\0", "add up to"),
         (b"\xff\xff\xff\xff" + content[4:], "add up to"),
