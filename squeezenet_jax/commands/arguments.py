@@ -21,6 +21,9 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bypass", choices=("none", "simple"), help="for formats that cannot say it: a simple bypass has no parameters"
     )
+    parser.add_argument(
+        "--state-dict", metavar="KEY", help="which network of a checkpoint with several: state_dict_ema, model, ..."
+    )
 
 
 def path_of(text: str) -> Path:
@@ -35,9 +38,16 @@ def load_weights(path: str, args: argparse.Namespace) -> "Weights":
     """`weights.load` with the options above, and a note where the preprocessing is a guess: a wrong one looks like bad
     weights (0 instead of 68 % for DeepScale's v1.1)."""
     from squeezenet_jax import weights
+    from squeezenet_jax.weights.state_dicts import OTHERS, TAKEN
     from squeezenet_jax.weights.torchvision_layout import ASSUMED
 
-    loaded = weights.load(path_of(path), preprocessing=args.preprocessing, bypass=args.bypass)
+    loaded = weights.load(
+        path_of(path), preprocessing=args.preprocessing, bypass=args.bypass, state_dict=args.state_dict
+    )
+    origin = loaded.provenance
+    if args.state_dict is None and OTHERS in origin and origin.get("source") == Path(path).name:  # else it was earlier
+        taken = origin.get(TAKEN, "the one at its top level")
+        print(f"note: of {path}, {taken} is read; --state-dict chooses {origin[OTHERS]}", file=sys.stderr)
     if args.preprocessing is None and ASSUMED in loaded.provenance:
         print(
             f"note: {path} does not say which preprocessing it needs; {loaded.preprocessing.name} is assumed "

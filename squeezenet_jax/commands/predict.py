@@ -5,11 +5,13 @@ A photograph is looked at as it was taken: turned by its EXIF orientation, whate
 """
 
 import argparse
+import io
 import json
 import sys
 from typing import TYPE_CHECKING, Any
 
 from squeezenet_jax.commands import arguments
+from squeezenet_jax.system import atomic
 from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,8 +43,9 @@ def run(args: argparse.Namespace) -> int:
         try:
             import numpy as np
 
-            with arguments.path_of(args.logits).open("wb") as file:  # by name, `savez` would append .npz
-                np.savez(file, logits=logits_NK, image=np.array(names))
+            content = io.BytesIO()
+            np.savez(content, logits=logits_NK, image=np.array(names))
+            atomic.write(arguments.path_of(args.logits), content.getvalue())
         except OSError as error:
             raise UserError(f"--logits: {args.logits} cannot be written ({error.strerror})") from None
     rows = [_row(path, logits_K, labels, args.top) for path, logits_K in zip(names, logits_NK, strict=True)]

@@ -12,12 +12,10 @@ network.
 Letters: N examples, H = W = 28, C = 1. Read next: `tfds_source.py`, which turns a prepared data set into arrays.
 """
 
-import contextlib
 import gzip
 import hashlib
 import http.client
 import io
-import os
 import urllib.error
 import urllib.request
 import zlib
@@ -29,6 +27,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from squeezenet_jax.system import atomic
 from squeezenet_jax.system.errors import UserError
 
 BASE_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # as registered by TFDS
@@ -160,16 +159,11 @@ def _download(name: str, manual_dir: Path) -> bytes:
         content = _verified(archive, name)
     except ValueError as error:
         raise UserError(f"{name}: what came from {url} is wrong: {error}; {remedy}") from error
-    part = manual_dir / f"{name}.{os.getpid()}.part"
     try:
         manual_dir.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(archive)
-        part.replace(manual_dir / name)
+        atomic.write(manual_dir / name, archive)
     except OSError as error:
         raise UserError(f"{manual_dir}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
     return content
 
 

@@ -20,7 +20,7 @@ from squeezenet_jax.data import catalog, fingerprint
 from squeezenet_jax.experiment import results
 from squeezenet_jax.experiment.plan import Plan, PlannedRun, flatten
 from squeezenet_jax.experiment.progress import Progress
-from squeezenet_jax.runs.directory import FINISHED, RunDirectory, read_json, write_json
+from squeezenet_jax.runs.directory import FINISHED, RunDirectory, read_json, write_json, write_text
 from squeezenet_jax.system import processes
 from squeezenet_jax.system.errors import UserError
 
@@ -102,7 +102,7 @@ def _run_one(
             directory.write_status("failed", str(error))
         raise
     except Exception as error:
-        (directory.path / "error.txt").write_text(traceback.format_exc())
+        write_text(directory.path / "error.txt", traceback.format_exc())
         status, message = "failed", f"{type(error).__name__}: {error}"
         if processes.several():  # the others are in another place; what one of several dies of, all die of
             directory.write_status(status, message)

@@ -9,11 +9,13 @@ when that format is asked for. Read next: `network.py`, `verify.py`, `onnx_file.
 import dataclasses
 import importlib
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from squeezenet_jax.export.network import Network, from_weights
-from squeezenet_jax.export.verify import Difference, replacing, verify
+from squeezenet_jax.export.verify import Difference, verify
+from squeezenet_jax.system import atomic
 from squeezenet_jax.system.errors import UserError, check_choice
 from squeezenet_jax.weights.bundle import Weights
 
@@ -47,22 +49,27 @@ def export(network: Network, out: Path, *, opset: int | None = None) -> Exported
     Raises `UserError`: unknown suffix, missing package, wrong opset, too small images, a file that computes something
     else than the flax model.
     """
-    file_format = load_format(check_out(out, opset))
+    out = Path(os.path.expanduser(out))
+    suffix = check_out(out, opset)
+    file_format = load_format(suffix)
     options = {} if opset is None else {"opset": opset}
     network.layers()  # too small images, before any work
-    with replacing(out) as temporary:
-        content: bytes = file_format.convert(network, **options)
-        try:
-            temporary.write_bytes(content)
-        except OSError as error:
-            raise UserError(f"OUT {out}: cannot be written ({error.strerror})") from None
-        difference = verify(network, file_format.load(temporary), file_format.BATCHES)
+    content: bytes = file_format.convert(network, **options)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            trial = Path(folder) / f"network{suffix}"
+            trial.write_bytes(content)
+            difference = verify(network, file_format.load(trial), file_format.BATCHES)
+        atomic.write(out, content)
+    except OSError as error:
+        raise UserError(f"OUT {error.filename or out}: cannot be written ({error.strerror or error})") from None
     return Exported(out, len(content), difference)
 
 
 def check_out(out: Path, opset: int | None = None) -> str:
     """The suffix of `out`, known to be a format's; `UserError` for whatever can be refused without converting."""
-    suffix = check_choice(f"OUT {out}: suffix", out.suffix, FORMATS)
+    out = Path(os.path.expanduser(out))
+    suffix = check_choice(f"OUT {out}: suffix", out.suffix.lower(), FORMATS)
     if opset is not None and suffix != ".onnx":
         raise UserError(f"opset: {opset} is not allowed; only .onnx has one, and this is a {suffix} file")
     if out.is_dir() or not out.parent.is_dir():

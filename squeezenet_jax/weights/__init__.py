@@ -3,11 +3,12 @@
 | format                                  | reader                | knows its own architecture and preprocessing       |
 |-----------------------------------------|-----------------------|----------------------------------------------------|
 | .safetensors of this project            | `safetensors_file`    | yes                                                |
-| .safetensors with torchvision's names   | `safetensors_file`    | no: torchvision's, save DeepScale's known weights |
-| .pth, .pt of torch.save                 | `torch_pickle`        | no: torchvision's, unless the user says caffe      |
+| .safetensors with torchvision's names   | `safetensors_file`    | no: torchvision's, save DeepScale's known weights  |
+| .pth, .pt, .ckpt, .bin of torch.save    | `torch_pickle`        | no: torchvision's, unless the user says caffe      |
 | .caffemodel                             | `caffemodel`          | Caffe's; a simple bypass is told by its layers     |
 | .net (Deep Compression)                 | `deep_compression`    | Caffe's v1.0                                       |
 | a run's directory                       | `run_directory`       | yes                                                |
+| a folder of a model hub                 | the one that fits     | as the weights file in it                          |
 
 Nothing in a file is trusted: whatever does not fit raises `UserError` with one line. Read next: `bundle.py`.
 """
@@ -20,10 +21,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from squeezenet_jax.system import atomic
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import caffemodel, deep_compression, run_directory, safetensors_file, torch_pickle
-from squeezenet_jax.weights.bundle import PREPROCESSINGS, Preprocessing, Weights, preprocessing_named
+from squeezenet_jax.weights.bundle import PREPROCESSINGS, Preprocessing, Weights, listing, preprocessing_named
 from squeezenet_jax.weights.infer import Wishes
+from squeezenet_jax.weights.metadata import parse_json
 from squeezenet_jax.weights.safetensors_file import LAYOUTS
 from squeezenet_jax.weights.torchvision_layout import ASSUMED
 
@@ -31,7 +34,17 @@ __all__ = ["LAYOUTS", "PREPROCESSINGS", "Preprocessing", "Weights", "load", "rea
 
 MAX_LABELS_BYTES = 1 << 24
 MAX_BYTES = 1 << 28  # ten times the largest SqueezeNet of the paper (SR 1.0, 24 MB)
+MAX_TEXT_BYTES = 1 << 16
+MAX_FILES = 20  # of a folder
 Reader = Callable[[bytes, Wishes, Mapping[str, str]], Weights]
+READERS: dict[str, tuple[str, Reader]] = {
+    ".safetensors": ("safetensors", safetensors_file.read),
+    ".pth": ("torch", torch_pickle.read),
+    ".pt": ("torch", torch_pickle.read),
+    ".net": ("deep compression", deep_compression.read),
+    ".caffemodel": ("caffemodel", caffemodel.read),
+}
+HUB_SUFFIXES = {".bin", ".ckpt", ".tar"}  # of torch.save too, told by content
 
 
 def load(
@@ -39,6 +52,7 @@ def load(
     *,
     preprocessing: str | None = None,
     bypass: str | None = None,
+    state_dict: str | None = None,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
 ) -> Weights:
     """Reads weights of any known format, told by suffix and, for other suffixes, by content.
@@ -49,12 +63,13 @@ def load(
       preprocessing: "caffe" or "torchvision", overrides the file's; where a format records no geometry either, it
         brings its own geometry along.
       bypass: "none" or "simple", says what formats cannot: a simple bypass has no parameters.
+      state_dict: "model_ema", names one of several networks in a checkpoint; which was taken is in the provenance.
       labels: the class names in class order, or the path of a file with one a line; overrides the file's.
 
     Raises `UserError`, with the path, for files that are missing, damaged, hostile or of another network.
     """
-    path = Path(path)
-    wishes = Wishes(None if preprocessing is None else preprocessing_named(preprocessing), bypass)
+    path = Path(os.path.expanduser(path))
+    wishes = Wishes(None if preprocessing is None else preprocessing_named(preprocessing), bypass, state_dict)
     names = read_labels(labels) if isinstance(labels, str | os.PathLike) else labels
     try:
         weights = _load(path, wishes)
@@ -70,21 +85,19 @@ def load(
 
 def save(path: str | os.PathLike[str], weights: Weights, layout: str = "squeezenet_jax") -> None:
     """Writes a .safetensors file in a layout of `LAYOUTS`, in one step: a kill leaves the old file or the new."""
-    path = Path(path)
-    if path.suffix != ".safetensors":
+    path = Path(os.path.expanduser(path))
+    if path.suffix.lower() != ".safetensors":
         raise UserError(f"{path}: weights are written as .safetensors")
     content = safetensors_file.write(weights, layout)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        scratch.write_bytes(content)
-        scratch.replace(path)
+        atomic.write(path, content)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def read_labels(path: str | os.PathLike[str], field: str = "labels") -> tuple[str, ...]:
     """Class names from a file with one a line, in class order. `UserError`, which begins with `field`, otherwise."""
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     try:
         if not path.is_file() or path.stat().st_size > MAX_LABELS_BYTES:
             raise UserError(f"{field}: {path} is not a file of class names")
@@ -107,36 +120,81 @@ def _encoding(content: bytes) -> str:
 
 
 def _load(path: Path, wishes: Wishes) -> Weights:
-    if path.is_dir():
-        return run_directory.read(path, wishes, {"source": path.absolute().name, "format": "run"})
-    if not path.is_file():  # also a device or a pipe, which might never end
-        raise UserError("no such file")
     try:
+        if path.is_dir():
+            if not (path / "run.json").exists():
+                return _load_from_folder(path, wishes)
+            wishes.refuse_state_dict("a run")
+            return run_directory.read(path, wishes, {"source": path.absolute().name, "format": "run"})
+        if not path.is_file():  # also a device or a pipe, which might never end
+            raise UserError("no such file")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror})") from None
     if len(content) > MAX_BYTES:
         raise UserError(f"is larger than {MAX_BYTES >> 20} MiB; no SqueezeNet is")
-    name, reader = _reader(content, path.suffix)
+    suffix = path.suffix.lower()
+    if what := _something_else(content, is_text_possible=suffix not in READERS):
+        raise UserError(what)
+    name, reader = _reader(content, suffix)
+    if name not in ("torch", "safetensors"):
+        wishes.refuse_state_dict("the file")
     provenance = {"source": path.name, "format": name, "sha256": hashlib.sha256(content).hexdigest()}
     return reader(content, wishes, provenance)
 
 
 def _reader(content: bytes, suffix: str) -> tuple[str, Reader]:
     """By suffix where it is known: two of the formats have no signature and may begin like any of the others."""
-    torch, safe = ("torch", torch_pickle.read), ("safetensors", safetensors_file.read)
-    by_suffix: dict[str, tuple[str, Reader]] = {
-        ".safetensors": safe,
-        ".pth": torch,
-        ".pt": torch,
-        ".net": ("deep compression", deep_compression.read),
-        ".caffemodel": ("caffemodel", caffemodel.read),
-    }
-    if suffix in by_suffix:
-        return by_suffix[suffix]
+    if suffix in READERS:
+        return READERS[suffix]
     if safetensors_file.looks_like(content):
-        return safe
+        return READERS[".safetensors"]
     if torch_pickle.looks_like(content):
-        return torch
-    raise UserError(f"is of no known format: neither {', '.join(by_suffix)} nor a run's directory")
+        return READERS[".pth"]
+    raise UserError(f"is of no known format: neither {', '.join(READERS)} nor a run's directory")
+
+
+def _load_from_folder(path: Path, wishes: Wishes) -> Weights:
+    """The one weights file in a folder of a model hub, which has descriptions and other frameworks' files beside it."""
+    suffixes = {*READERS, *HUB_SUFFIXES}
+    files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in suffixes and file.is_file()]
+    read: dict[str, Weights] = {}
+    problems: list[str] = []
+    for file in files[:MAX_FILES]:
+        try:
+            read[file.name] = _load(file, wishes)
+        except UserError as error:
+            problems.append(f"{listing([file.name])}: {error}")
+    if len(read) > 1:
+        raise UserError(f"has several weights files; name one of {listing(read)}")
+    if not read:
+        why = f"in it can be read as weights ({problems[0]})" if problems else "with a suffix of weights is in it"
+        raise UserError(f"not a run: there is no readable run.json in it; and no file {why}")
+    return next(iter(read.values()))
+
+
+def _something_else(content: bytes, *, is_text_possible: bool) -> str | None:
+    """What a failed download has left in place of weights, for a person; None where they may be weights."""
+    if not content:
+        return "is empty"
+    if content.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "is a git-LFS pointer, not the weights themselves; fetch them with: git lfs pull"
+    start = content[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
+        return "is a web page, not weights; the download went wrong, or its address was that of a page about the file"
+    if len(content) > MAX_TEXT_BYTES:
+        return None
+    try:
+        text = " ".join(content.decode("utf-8").split())
+    except UnicodeDecodeError:
+        return None
+    if not text or not text.isprintable():
+        return None
+    if text.startswith(("{", "[")):
+        try:
+            parse_json(content, "")
+        except UserError:
+            return None
+        return f"is JSON text, not weights: {listing([text])}"
+    return None if is_text_possible else f"is text, not weights: {listing([text])}"

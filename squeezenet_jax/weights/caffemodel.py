@@ -14,6 +14,7 @@ depth, so that a file can neither ask for more memory than its own size nor recu
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -27,6 +28,8 @@ from squeezenet_jax.weights.infer import Wishes, assemble, hwio, infer_architect
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 MAX_FIELDS = 200_000  # a SqueezeNet has some thousands; many more would only be there to cost time
 V1_ELTWISE = 25
+FIRE_LAYER = re.compile(r"fire\d+/(squeeze1x1|expand1x1|expand3x3)")
+RENAMED = "conv10 in the file"  # in the provenance, where it has another name there
 
 
 @dataclasses.dataclass
@@ -37,7 +40,10 @@ class Layer:
 
 
 def read(content: bytes, wishes: Wishes, provenance: Mapping[str, str]) -> Weights:
-    """Both layer formats. Geometry and preprocessing are Caffe's; a bypass is told by the Eltwise layers."""
+    """Both layer formats. Geometry and preprocessing are Caffe's; a bypass is told by the Eltwise layers.
+
+    A last layer with another name is conv10: fine-tuning in Caffe begins with renaming it, or its weights are copied.
+    """
     budget = _Budget(MAX_FIELDS)
     layers = _layers(memoryview(content), budget)
     tensors: dict[str, np.ndarray] = {}
@@ -55,6 +61,11 @@ def read(content: bytes, wishes: Wishes, provenance: Mapping[str, str]) -> Weigh
         tensors |= {f"{layer.name}/kernel": hwio(kernel), f"{layer.name}/bias": bias.ravel()}
     if not tensors:
         raise UserError("not a .caffemodel with weights: no layer has blobs")
+    last = _last_layer(tensors)
+    if last != "conv10":
+        for part in ("kernel", "bias"):
+            tensors[f"conv10/{part}"] = tensors.pop(f"{last}/{part}")
+        provenance = {**provenance, RENAMED: listing([last])}
     return assemble(
         tensors,
         geometry="caffe",
@@ -62,6 +73,15 @@ def read(content: bytes, wishes: Wishes, provenance: Mapping[str, str]) -> Weigh
         preprocessing=wishes.preprocessing_or(PREPROCESSINGS["caffe"]),
         provenance=provenance,
     )
+
+
+def _last_layer(tensors: Mapping[str, np.ndarray]) -> str:
+    """conv10's name in the file: where none is called so, the last 1x1 convolution that takes what fire9 gives."""
+    expands = [tensors.get(f"fire9/{name}/kernel", np.empty((0, 0, 0, 0))) for name in ("expand1x1", "expand3x3")]
+    shape = (1, 1, sum(kernel.shape[3] for kernel in expands))
+    names = [name.removesuffix("/kernel") for name, x in tensors.items() if x.ndim == 4 and x.shape[:3] == shape]
+    others = [name for name in names if not FIRE_LAYER.fullmatch(name)]
+    return "conv10" if "conv10/kernel" in tensors or not others else others[-1]
 
 
 def _bypass(sums: int, tensors: Mapping[str, np.ndarray], wishes: Wishes) -> str:

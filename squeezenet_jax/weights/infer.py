@@ -25,6 +25,7 @@ class Wishes:
 
     preprocessing: Preprocessing | None = None
     bypass: str | None = None
+    state_dict: str | None = None
 
     def bypass_or(self, default: str) -> str:
         return default if self.bypass is None else self.bypass
@@ -35,6 +36,18 @@ class Wishes:
     def refuse_bypass(self, where: str) -> None:
         if self.bypass is not None:
             raise UserError(f"bypass: {where} records its own architecture; leave --bypass out")
+
+    def refuse_state_dict(self, where: str) -> None:
+        if self.state_dict is not None:
+            raise UserError(f"state_dict: {where} holds one network only; leave --state-dict out")
+
+
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """A tensor whose values have not been looked at."""
+
+    kind: str  # a type of `FLOAT_TYPES`, or the name of another
+    shape: Shape
 
 
 def version_of(conv1_kernel: Shape) -> str:

@@ -5,6 +5,7 @@ Own layout: '/'-joined parameter names ("fire2/squeeze1x1/kernel", HWIO, float32
 text, so that reading them back loses nothing; in files by others it is absent.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,12 +14,20 @@ import safetensors
 import safetensors.numpy
 
 from squeezenet_jax.system.errors import UserError, check_choice
-from squeezenet_jax.weights import metadata, torchvision_layout
+from squeezenet_jax.weights import metadata, state_dicts, torchvision_layout
 from squeezenet_jax.weights.bundle import Weights, check_shapes, flatten, listing, parameter_shapes, unflatten
-from squeezenet_jax.weights.infer import FLOAT_TYPES, Wishes, decode_floats, to_float32
+from squeezenet_jax.weights.infer import FLOAT_TYPES, Described, Wishes, decode_floats, to_float32
 
 MAX_HEADER = 1 << 24  # bytes; nearly all of it class names
 LAYOUTS = ("squeezenet_jax", "torchvision")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored(Described):
+    data: bytes | bytearray | memoryview
+
+    def decode(self) -> np.ndarray:
+        return decode_floats(self.data, self.kind).reshape(self.shape)
 
 
 def looks_like(content: bytes) -> bool:
@@ -28,20 +37,28 @@ def looks_like(content: bytes) -> bool:
 
 def read(content: bytes, wishes: Wishes, provenance: Mapping[str, str]) -> Weights:
     """Either layout. F16, BF16, F32 and F64 tensors become float32."""
-    tensors, text = _parse(content)
-    is_torchvision = torchvision_layout.FIRST_KEY in tensors
+    stored, text = _parse(content)
     if text is None:
-        if is_torchvision:
-            return torchvision_layout.read(tensors, wishes, provenance)
-        raise UserError(
-            f"has neither this project's metadata nor torchvision's names, but tensors {listing(tensors) or 'none'}"
-        )
+        candidates = state_dicts.find(stored)
+        if not candidates:
+            raise UserError(
+                f"has neither this project's metadata nor torchvision's names, but tensors {listing(stored) or 'none'}"
+            )
+        chosen, taken = state_dicts.choose(candidates, wishes.state_dict)
+        tensors = {name: x.decode() for name, x in chosen.items()}
+        return torchvision_layout.read(tensors, wishes, {**provenance, **taken})
     wishes.refuse_bypass("the file")
+    wishes.refuse_state_dict("the file")
+    for name, x in stored.items():
+        if x.kind not in FLOAT_TYPES:
+            allowed = ", ".join(FLOAT_TYPES)
+            raise UserError(f"{listing([name])}: type {x.kind} is not allowed; it must be one of {allowed}")
+    tensors = {name: x.decode() for name, x in stored.items()}
     description = metadata.parse(text)
     expected = parameter_shapes(
         description.architecture, channels=description.channels, num_classes=description.num_classes
     )
-    if is_torchvision:
+    if torchvision_layout.FIRST_KEY in tensors:
         table = torchvision_layout.names_of({key: x.shape for key, x in tensors.items()})
         tensors = torchvision_layout.rename(tensors, table)
     check_shapes({name: x.shape for name, x in tensors.items()}, expected)
@@ -61,7 +78,7 @@ def write(weights: Weights, layout: str) -> bytes:
     return safetensors.numpy.save(tensors, {metadata.METADATA_KEY: text})
 
 
-def _parse(content: bytes) -> tuple[dict[str, np.ndarray], str | None]:
+def _parse(content: bytes) -> tuple[dict[str, Stored], str | None]:
     """(tensors, this project's metadata text). The library checks lengths, offsets and types before it copies."""
     length = int.from_bytes(content[:8], "little")
     if length > MAX_HEADER:  # the library would parse 100 MB of it
@@ -71,12 +88,5 @@ def _parse(content: bytes) -> tuple[dict[str, np.ndarray], str | None]:
     except safetensors.SafetensorError as error:
         raise UserError(f"not a valid .safetensors file ({listing([' '.join(str(error).split())])})") from None
     header = metadata.parse_json(content[8 : 8 + length], "safetensors header")
-    tensors = {}
-    for name, tensor in parsed:
-        if tensor["dtype"] not in FLOAT_TYPES:
-            allowed = ", ".join(FLOAT_TYPES)
-            raise UserError(f"{listing([name])}: type {tensor['dtype']} is not allowed; it must be one of {allowed}")
-        if 0 in tensor["shape"] or len(tensor["shape"]) > 4:
-            raise UserError(f"{listing([name])}: shape {tensor['shape']} is not a kernel's or a bias's")
-        tensors[name] = decode_floats(tensor["data"], tensor["dtype"]).reshape(tensor["shape"])
-    return tensors, header.get("__metadata__", {}).get(metadata.METADATA_KEY)
+    stored = {name: Stored(x["dtype"], tuple(x["shape"]), x["data"]) for name, x in parsed}
+    return stored, header.get("__metadata__", {}).get(metadata.METADATA_KEY)

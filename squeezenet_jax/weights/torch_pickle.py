@@ -1,8 +1,8 @@
 """torch.save's files (.pth, .pt) without torch: the zip format since 1.6 and the stream of pickles before it.
 
 A pickle is a program; loading one runs it. Here no pickle is loaded. `pickle_values.py` walks its opcodes and only
-ever builds plain values and the few records that describe a tensor, so that a file that would run code is refused.
-What is left to check is whether the described tensors lie within the storages that the file holds.
+ever builds plain values and records, `state_dicts.py` finds the state dict among them, and what lies beside it is left
+alone. What remains is to check whether the tensors that it describes lie within the storages that the file holds.
 """
 
 import functools
@@ -17,19 +17,17 @@ from typing import Any
 import numpy as np
 
 from squeezenet_jax.system.errors import UserError
-from squeezenet_jax.weights import torchvision_layout
+from squeezenet_jax.weights import state_dicts, torchvision_layout
 from squeezenet_jax.weights.bundle import Weights, listing
-from squeezenet_jax.weights.infer import FLOAT_TYPES, Wishes, decode_floats
-from squeezenet_jax.weights.pickle_values import STORAGE_TYPES, Storage, Tensor, read_pickle
+from squeezenet_jax.weights.infer import Wishes, decode_floats
+from squeezenet_jax.weights.pickle_values import Global, Opaque, Storage, Tensor, read_pickle
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py: MAGIC_NUMBER, then PROTOCOL_VERSION
 LEGACY_PROTOCOL = 1001
-LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of LEGACY_MAGIC
-MAX_MEMBERS = 2000
-MAX_PICKLE = 1 << 20
+MAX_MEMBERS = 20_000
+MAX_PICKLE = 1 << 26  # nearly all of it histories and arrays of numpy
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, RuntimeError, OverflowError)
-WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts keep the tensors
 
 Fetch = Callable[[Storage], bytes | memoryview]
 
@@ -39,31 +37,33 @@ def looks_like(content: bytes) -> bool:
 
 
 def read(content: bytes, wishes: Wishes, provenance: Mapping[str, str]) -> Weights:
-    """A state dict with torchvision's names, also under "state_dict" and with DataParallel's "module." prefix."""
+    """A state dict with torchvision's names, wherever in the file, and whatever wrappers put before them."""
     if not looks_like(content):
         raise UserError("not a file of torch.save: neither a zip archive nor a pickle")
     value, fetch = _read_zip(content) if content.startswith(ZIP_MAGIC) else _read_legacy(content)
+    candidates = state_dicts.find(value)
+    if not candidates:
+        raise _nothing_in(value)
+    described, taken = state_dicts.choose(candidates, wishes.state_dict)
     fetch = functools.lru_cache(maxsize=1)(fetch)  # tensors may share a storage
-    described = _state_dict(value)
-    torchvision_layout.names_of({key: tensor.shape for key, tensor in described.items()})
     tensors = {key: _materialise(tensor, key, fetch) for key, tensor in described.items()}
-    return torchvision_layout.read(tensors, wishes, provenance)
+    return torchvision_layout.read(tensors, wishes, {**provenance, **taken})
 
 
-def _state_dict(value: Any) -> dict[str, Tensor]:
-    wrapped = [value[key] for key in WRAPPERS if isinstance(value, dict) and isinstance(value.get(key), dict)]
-    state = wrapped[0] if wrapped else value
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in state.items()
-    ):
-        raise UserError("not a state dict: save model.state_dict(), names to tensors, and nothing else")
-    prefix = "module." if state and all(key.startswith("module.") for key in state) else ""
-    return {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+def _nothing_in(value: Any) -> UserError:
+    if isinstance(value, Opaque | Global):
+        asked = listing([value.name.replace(" ", ".")])
+        return UserError(f"refused: the pickle asks for {asked}; save model.state_dict(), names to tensors")
+    keys = listing(key for key in value if isinstance(key, str)) if isinstance(value, dict) else ""
+    return UserError(
+        f"not a state dict of torchvision's SqueezeNet: {torchvision_layout.FIRST_KEY} is missing; "
+        + (f"the file has {keys}" if keys else "the file has no names")
+    )
 
 
 def _materialise(tensor: Tensor, key: str, fetch: Fetch) -> np.ndarray:
     """The tensor's values, copied out of its storage; any strides that stay inside it."""
-    flat = decode_floats(fetch(tensor.storage), STORAGE_TYPES[tensor.storage.kind])
+    flat = decode_floats(fetch(tensor.storage), tensor.kind)
     last = tensor.offset + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True))
     if math.prod(tensor.shape) > flat.size or last >= flat.size:
         raise UserError(f"{listing([key])}: reaches outside of its storage of {flat.size} values")
@@ -73,7 +73,7 @@ def _materialise(tensor: Tensor, key: str, fetch: Fetch) -> np.ndarray:
 
 
 def _size(storage: Storage) -> int:
-    return storage.numel * np.dtype(FLOAT_TYPES[STORAGE_TYPES[storage.kind]]).itemsize
+    return storage.numel * storage.itemsize
 
 
 def _read_zip(content: bytes) -> tuple[Any, Fetch]:
@@ -114,13 +114,13 @@ def _zip_errors(action: Callable[[], Any]) -> Any:
 
 def _read_legacy(content: bytes) -> tuple[Any, Fetch]:
     """Five pickles (magic, protocol, system, value, storage keys), then every storage: int64 length, raw values."""
-    if not content.startswith(LEGACY_START):
-        raise UserError("a pickle, but not one of torch.save")
     stream = io.BytesIO(content)
-    head = [read_pickle(stream, MAX_PICKLE) for _ in range(3)]
-    if head[:2] != [LEGACY_MAGIC, LEGACY_PROTOCOL] or not isinstance(head[2], dict):
+    if read_pickle(stream, MAX_PICKLE) != LEGACY_MAGIC:
+        raise UserError("a pickle, but not one of torch.save")
+    protocol, system = read_pickle(stream, MAX_PICKLE), read_pickle(stream, MAX_PICKLE)
+    if protocol != LEGACY_PROTOCOL or not isinstance(system, dict):
         raise UserError("not a file of torch.save: its first pickles are not torch's")
-    if head[2].get("little_endian", True) is not True:
+    if system.get("little_endian", True) is not True:
         raise UserError("its byte order is not little-endian")
     storages: dict[str, Storage] = {}
     value = read_pickle(stream, MAX_PICKLE, storages)

@@ -9,7 +9,7 @@ import numpy as np
 
 from squeezenet_jax import weights
 from squeezenet_jax.data import catalog
-from squeezenet_jax.network.architecture import Architecture
+from squeezenet_jax.network.architecture import Architecture, with_geometry
 from squeezenet_jax.settings import DataSettings, ModelSettings
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import bundle, classes
@@ -26,7 +26,7 @@ def initial_params(model: ModelSettings, data: DataSettings) -> dict[str, Any]:
     given = load(model)
     if given.channels != data.channels:
         raise UserError(f"data.channels: {data.channels} does not match model.init_from, which takes {given.channels}")
-    _check_geometry(given.arch, model.architecture())
+    _check_geometry(given.arch, model.architecture(), model.geometry)
     _check_normalization(given.preprocessing, data)
     params = {name: dict(module) for name, module in given.params.items()}
     order = _classes(given, data)
@@ -90,14 +90,15 @@ def _note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _check_geometry(theirs: Architecture, ours: Architecture) -> None:
+def _check_geometry(theirs: Architecture, ours: Architecture, geometry: str) -> None:
     """Refuses what shapes alone would let pass: the same kernels at other places. A bypass may differ on purpose."""
     strides = [(a.stem.stride, a.stem.pool, [len(group) for group in a.groups]) for a in (theirs, ours)]
     if strides[0] != strides[1]:
         raise UserError("model.init_from: the weights have another stem or other pools; see model.version, model.stem")
     borders = [(a.stem.padding, a.pool_ceil, a.conv10_padding) for a in (theirs, ours)]
     if borders[0] != borders[1]:
-        raise UserError("model.geometry: is not that of the weights in model.init_from; published ones need caffe")
+        fits = " or ".join(name for name in ("caffe", "torchvision") if with_geometry(theirs, name) == theirs) or "same"
+        raise UserError(f"model.geometry: {geometry} is not that of the weights in model.init_from, which is {fits}")
 
 
 def _check_normalization(preprocessing: weights.Preprocessing, data: DataSettings) -> None:

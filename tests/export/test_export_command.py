@@ -1,5 +1,7 @@
 """`export` on the command line: what it prints, and one line for every mistake."""
 
+import errno
+import os
 import sys
 
 import pytest
@@ -55,6 +57,28 @@ def test_one_line_for_a_wrong_command(out, options, message, weights_file, tmp_p
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_out_may_be_a_link_in_the_home_folder_with_a_suffix_in_capitals(weights_file, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (requirements-export.txt)")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "link.ONNX").symlink_to("net.onnx")
+    assert main(["export", weights_file, "~/link.ONNX"]) == 0
+    assert (tmp_path / "link.ONNX").is_symlink() and (tmp_path / "net.onnx").stat().st_size > 1000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.ONNX", "net.onnx"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(weights_file, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (requirements-export.txt)")
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(["export", weights_file, str(tmp_path / "net.onnx")]) == 2
+    error = capsys.readouterr().err
+    assert f"OUT {tmp_path / 'net.onnx'}: cannot be written (No space left on device)" in error
+    assert error.count("\n") == 1 and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from squeezenet_jax import weights
 from squeezenet_jax.network import architecture
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import PREPROCESSINGS
+from squeezenet_jax.weights import caffemodel as caffe_reader
 from squeezenet_jax.weights import deep_compression as net
 from squeezenet_jax.weights.bundle import flatten, parameter_shapes, unflatten
 
@@ -53,7 +54,7 @@ def test_wrong_caffemodels_are_refused(write):
     flat = flatten(params)
     blobs = caffemodel({"conv1": params["conv1"]})
     for content, message in (
-        (b"", "no layer has blobs"),
+        (b"\n\x04\xff\0\0\0", "no layer has blobs"),
         (caffemodel(without(params, "conv10")), "missing conv10/kernel, conv10/bias"),
         (caffemodel({**params, "fc6": params["conv10"]}), "surplus fc6/kernel, fc6/bias"),
         (caffemodel(params, extra=blobs), "occurs twice"),
@@ -65,6 +66,29 @@ def test_wrong_caffemodels_are_refused(write):
         (b"\xff" * 20, "more than ten bytes"),
     ):
         refused(write("w.caffemodel", content), message)
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("name", ["conv10_flowers", "new_conv10", "my-classifier", "fire10/conv", "conv10/new"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_last_layer_that_was_renamed_for_fine_tuning_is_conv10(write, version, name, old):
+    first = tiny_weights(version)
+    flat = {key.replace("conv10", name): x for key, x in flatten(first.params).items()}
+    again = weights.load(write("w.caffemodel", caffemodel(unflatten(flat), old=old, sums=4)))
+    assert_same_params(again.params, first.params)
+    assert again.provenance[caffe_reader.RENAMED] == name
+    assert caffe_reader.RENAMED not in weights.load(write("w.caffemodel", caffemodel(first.params))).provenance
+
+
+def test_only_a_layer_that_can_be_conv10_is_taken_for_it(write):
+    first = tiny_weights()
+    flat = {key.replace("conv10", "score"): x for key, x in flatten(first.params).items()}
+    narrow = {**flat, "score/kernel": flat["score/kernel"][:, :, :-1]}
+    wide = {**flat, "score/kernel": np.tile(flat["score/kernel"], (3, 3, 1, 1))}
+    for wrong in (narrow, wide):
+        refused(write("w.caffemodel", caffemodel(unflatten(wrong))), "missing conv10/kernel.*surplus score/kernel")
+    two = {f"first/{part}": flat[f"score/{part}"] for part in ("kernel", "bias")} | flat
+    refused(write("w.caffemodel", caffemodel(unflatten(two))), "surplus first/kernel")
 
 
 # -- Deep Compression ------------------------------------------------------------------------------------------------
@@ -98,7 +122,7 @@ def test_deep_compression_file(write):
 def test_wrong_deep_compression_files_are_refused(write):
     content = deep_compression(published_net())
     for changed, message in (
-        (b"", "truncated"),
+        (content[:9], "truncated"),
         (content[:-1], "add up to"),
         (content + b"\0", "add up to"),
         (b"\xff\xff\xff\xff" + content[4:], "add up to"),

@@ -18,11 +18,16 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from weight_files import (
+    Call,
+    Name,
+    Tensor,
     caffemodel,
+    checkpoint,
     deep_compression,
     dict_pickle,
     sparse,
     state_dict,
+    tensors,
     tiny_weights,
     torch_legacy,
     torch_zip,
@@ -40,6 +45,8 @@ WISHES = infer.Wishes()
 TINY = tiny_weights()
 STATE = state_dict(TINY)
 SPARSE = sparse(TINY)
+ARGS = Call(Name("argparse", "Namespace"), (), {"lr": 0.1, "seen": {1, 2}}, is_new=True)
+CHECKPOINT = {"model": tensors(STATE), "step": Tensor(np.array(3), "Long"), "args": ARGS, "loss": [0.5, None] * 50}
 
 
 def read_net(content):
@@ -62,6 +69,7 @@ SEEDS = {
     "old caffemodel": (caffemodel(TINY.params, old=True), reader(caffemodel_reader)),
     "zip": (torch_zip(STATE), reader(torch_pickle)),
     "legacy": (torch_legacy(STATE), reader(torch_pickle)),
+    "checkpoint": (checkpoint(CHECKPOINT, legacy=True), reader(torch_pickle)),
     "net": (deep_compression(SPARSE.params), read_net),
 }
 # Lengths and counts that files have lied with.

@@ -1,7 +1,9 @@
 """Both .safetensors layouts, and what holds for every format: what is written is what is read, the rest is refused."""
 
 import dataclasses
+import errno
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from weight_files import (
     state_dict,
     tiny_arch,
     tiny_weights,
+    torch_zip,
     without,
 )
 
@@ -66,6 +69,48 @@ def test_only_safetensors_are_written(tmp_path):
         weights.save(tmp_path / "w.pth", tiny_weights())
     with pytest.raises(UserError, match="cannot be written"):
         weights.save(tmp_path / "missing" / "w.safetensors", tiny_weights())
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    weights.save(tmp_path / "w.safetensors", tiny_weights())
+    before = (tmp_path / "w.safetensors").read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    for name in ("w.safetensors", "new.safetensors"):
+        with pytest.raises(UserError, match=f"{name}: cannot be written \\(No space left on device\\)"):
+            weights.save(tmp_path / name, tiny_weights(seed=1))
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "link.safetensors").symlink_to("w.safetensors")
+    weights.save(tmp_path / "link.safetensors", tiny_weights())
+    assert (tmp_path / "link.safetensors").is_symlink() and not (tmp_path / "w.safetensors").is_symlink()
+    assert_same_params(weights.load(tmp_path / "w.safetensors").params, tiny_weights().params)
+
+
+def test_the_home_folder_and_suffixes_in_capitals(tmp_path, monkeypatch, write):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    first = tiny_weights()
+    weights.save("~/W.SafeTensors", first)
+    write("W.CaffeModel", caffemodel(first.params))
+    write("W.PTH", torch_zip(state_dict(first)))
+    for name in ("W.SafeTensors", "W.CaffeModel", "W.PTH"):
+        assert (tmp_path / name).is_file()
+        assert_same_params(weights.load(f"~/{name}").params, first.params)
+    with pytest.raises(UserError, match="no such file"):
+        weights.load("~nobody-has-this-name/w.pth")
+
+
+def test_names_may_be_long_but_not_too_long(tmp_path):
+    name = "n" * 243 + ".safetensors"
+    weights.save(tmp_path / name, tiny_weights())
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    for use in (lambda path: weights.save(path, tiny_weights()), weights.load):
+        with pytest.raises(UserError, match="File name too long"):
+            use(tmp_path / f"n{name}")
 
 
 # -- torchvision's layout --------------------------------------------------------------------------------------------
@@ -164,6 +209,63 @@ def test_files_that_are_nothing_known_are_refused(write, tmp_path):
     for options in ({"preprocessing": "keras"}, {"bypass": "complex"}, {"bypass": "both"}):
         with pytest.raises(UserError):
             weights.load(write("w.caffemodel", caffemodel(tiny_weights().params)), **options)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 4984000\n"
+INSTEAD = {
+    "a pointer": (POINTER, "is a git-LFS pointer, not the weights themselves"),
+    "a page": (b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>", "is a web page, not weights"),
+    "a page in capitals": (b"\xef\xbb\xbf<HTML><HEAD></HEAD></HTML>", "is a web page, not weights"),
+    "a large page": (b"<!doctype html>" + b"<p>caf\xc3\xa9</p>" * 100_000, "is a web page, not weights"),
+    "an error of a store": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "is a web page"),
+    "an error of an API": (
+        b'{"message": "Not Found",\n "status": "404"}',
+        'is JSON text, not weights: {"message": "Not F',
+    ),
+    "nothing": (b"", "is empty"),
+}
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "w.caffemodel", "w.net", "w.bin"])
+@pytest.mark.parametrize("instead", INSTEAD)
+def test_what_is_there_in_place_of_weights_is_said(write, name, instead):
+    content, message = INSTEAD[instead]
+    refused(write(name, content), message)
+
+
+def test_text_in_place_of_weights_is_shown(write):
+    refused(write("w.pth", b"404: Not Found"), "is text, not weights: 404: Not Found")
+    refused(write("w.caffemodel", b'name: "SqueezeNet"\nlayer {\n}\n'), "is text, not weights: name: ")
+
+
+def hub(folder, **files):
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures": ["SqueezeNet"]}')
+    (folder / "README.md").write_text("# SqueezeNet")
+    for name, content in files.items():
+        (folder / name.replace("_DOT_", ".")).write_bytes(content)
+    return folder
+
+
+def test_the_weights_file_in_a_folder_of_a_model_hub_is_read(tmp_path):
+    first = tiny_weights()
+    safe, torch = safetensors.numpy.save(state_dict(first)), torch_zip(state_dict(first))
+    other = torch_zip({"model.embed.weight": np.zeros((2, 2), np.float32)})
+    for number, (files, source) in enumerate(
+        (
+            ({"model_DOT_safetensors": safe}, "model.safetensors"),
+            ({"pytorch_model_DOT_bin": torch, "tf_model_DOT_h5": b"\x89HDF"}, "pytorch_model.bin"),
+            ({"model_DOT_safetensors": POINTER, "pytorch_model_DOT_bin": torch}, "pytorch_model.bin"),
+            ({"optimizer_DOT_bin": other, "model_best_DOT_pth_DOT_tar": torch}, "model_best.pth.tar"),
+        )
+    ):
+        again = weights.load(hub(tmp_path / str(number), **files))
+        assert_same_params(again.params, first.params)
+        assert again.provenance["source"] == source
+    several = hub(tmp_path / "several", a_DOT_safetensors=safe, b_DOT_pth=torch)
+    refused(several, "has several weights files; name one of a.safetensors, b.pth")
+    refused(hub(tmp_path / "pointer", model_DOT_safetensors=POINTER), "model.safetensors: is a git-LFS pointer")
+    refused(hub(tmp_path / "none"), "not a run: .* no file with a suffix of weights")
 
 
 def test_a_device_is_not_read():

@@ -198,3 +198,78 @@ def refused(path, message, **options):
 
 def without(tensors, name):
     return {key: x for key, x in tensors.items() if key != name}
+
+
+# -- torch's checkpoints: anything beside the state dict ------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Name:
+    """A global that a pickle asks for."""
+
+    module: str
+    attribute: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A call that a pickle asks for: by REDUCE, or by NEWOBJ for `is_new`, then BUILD with `state`, then its items."""
+
+    name: Name
+    arguments: tuple = ()
+    state: object = None
+    items: tuple = ()
+    is_new: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    x: np.ndarray
+    kind: str = "Float"
+    parameter: bool = False
+
+
+class Pickler(pickle._Pickler):
+    """Python's own, with names that cannot be imported here, tensors, and Python 2's way to write text."""
+
+    def __init__(self, stream, protocol, legacy, python2):
+        super().__init__(stream, protocol)
+        self.arrays, self.legacy, self.python2 = [], legacy, python2
+
+    def save(self, value, save_persistent_id=True):
+        if isinstance(value, Name):
+            self.write(f"c{value.module}\n{value.attribute}\n".encode())
+        elif isinstance(value, Call):
+            self.save(value.name)
+            self.save(value.arguments)
+            self.write(pickle.NEWOBJ if value.is_new else pickle.REDUCE)
+            self._batch_setitems(iter(value.items))
+            if value.state is not None:
+                self.save(value.state)
+                self.write(pickle.BUILD)
+        elif isinstance(value, Tensor):
+            tensor = tensor_pickle(value.x, str(len(self.arrays)), value.kind, self.legacy)
+            self.arrays.append(value.x)
+            end = b"\x88ccollections\nOrderedDict\n)RtR"
+            parameter = b"ctorch._utils\n_rebuild_parameter\n(" + tensor + end
+            self.write(parameter if value.parameter else tensor)
+        elif self.python2 and type(value) is str:
+            data = value.encode("latin1")
+            self.write(
+                b"U" + bytes([len(data)]) + data if len(data) < 256 else b"T" + struct.pack("<i", len(data)) + data
+            )
+        else:
+            super().save(value, save_persistent_id)
+
+
+def checkpoint(value, *, legacy=False, protocol=2, python2=False):
+    """The file that `torch.save(value)` writes."""
+    stream = io.BytesIO()
+    pickler = Pickler(stream, protocol, legacy, python2)
+    pickler.dump(value)
+    arrays = {str(i): x for i, x in enumerate(pickler.arrays)}
+    return (torch_legacy if legacy else torch_zip)(arrays, content=stream.getvalue())
+
+
+def tensors(state, kind="Float", *, prefix="", parameter=False):
+    return {prefix + key: Tensor(x, kind, parameter) for key, x in state.items()}

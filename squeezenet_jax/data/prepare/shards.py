@@ -21,6 +21,7 @@ from squeezenet_jax.data.layouts import Item
 from squeezenet_jax.data.prepare import metadata
 from squeezenet_jax.data.prepare.images import Picture, convert
 from squeezenet_jax.data.prepare.metadata import Summary
+from squeezenet_jax.system import atomic
 from squeezenet_jax.system.cores import cores
 from squeezenet_jax.system.errors import UserError
 
@@ -191,10 +192,7 @@ class _Tally:
 
 def write_json(path: Path, content: Any) -> None:
     """Replaces the file as a whole."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    sync(part)
-    part.replace(path)
+    atomic.write(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def sync(path: Path) -> None:

@@ -41,6 +41,7 @@ from squeezenet_jax.data.prepare.shards import (
     threads,
     write_json,
 )
+from squeezenet_jax.system import atomic
 from squeezenet_jax.system.errors import UserError
 
 VERSION = "1.0.0"
@@ -119,6 +120,8 @@ class _Job:
     def write(self) -> Prepared:
         for folder in ("data", "shards"):
             (self.work / folder).mkdir(exist_ok=True)
+        for path in (self.work, self.work / "data", self.work / "shards"):
+            atomic.remove_left_over(path)  # this process holds the lock
         begun = _read_json(self.work / "begun.json")
         if begun is None:
             write_json(self.work / "begun.json", self.options)
@@ -197,9 +200,9 @@ class _Job:
         description = f"Images and classes of {self.source.resolve().name}{resized}."
         metadata.write(data, self.name, VERSION, description, list(collection.class_names), by_split)
         if unreadable:
-            (data / UNREADABLE).write_text("".join(f"{line}\n" for line in unreadable), encoding="utf-8")
+            atomic.write(data / UNREADABLE, "".join(f"{line}\n" for line in unreadable).encode("utf-8"))
         if collection.ignored:
-            (data / IGNORED).write_text("".join(f"{line}\n" for line in collection.ignored), encoding="utf-8")
+            atomic.write(data / IGNORED, "".join(f"{line}\n" for line in collection.ignored).encode("utf-8"))
         ignored = len(collection.ignored)
         origin = {"digest": digest, "ignored": ignored, "pillow": importlib.metadata.version("pillow")}
         write_json(data / ORIGIN, {**self.options, **origin})
