@@ -13,7 +13,7 @@ import pytest
 
 from squeezenet_jax.network import lowering
 from squeezenet_jax.network.architecture import FireSpec, Metaparameters, build, trace
-from squeezenet_jax.network.model import Conv, FireBlock, SqueezeNet
+from squeezenet_jax.network.model import Conv, FireBlock, SqueezeNet, _dropout
 
 VARIANTS = [
     {"version": version, "bypass": bypass, "stem": stem, "geometry": geometry}
@@ -214,6 +214,16 @@ def test_dropout_changes_logits_at_random_but_not_on_average():
     error = dropped.std(0) / count**0.5
     np.testing.assert_array_less(np.abs(dropped.mean(0) - still), 5 * error)
     np.testing.assert_array_less(20 * error, np.abs(still).max())  # so that a scale of 0.75 is seen
+
+
+def test_dropout_drops_single_values_and_scales_up_what_it_keeps():
+    x = jnp.arange(1.0, 1 + 8 * 8 * 64).reshape(1, 8, 8, 64)
+    y = np.asarray(_dropout(x, jax.random.split(jax.random.key(0), 1), 0.25))
+    kept = y != 0
+    np.testing.assert_allclose(y[kept], np.asarray(x)[kept] / 0.75, rtol=1e-6)
+    assert np.mean(kept) == pytest.approx(0.75, abs=0.03)
+    share_by_channel = kept.mean((0, 1, 2))
+    assert (share_by_channel > 0).all() and (share_by_channel < 1).all()  # no channel as a whole
 
 
 # U(-a, a) with variance scale / fan: a = sqrt(3 scale / fan). conv1 of v1.1 has fan-in 27, fan-out 576.
