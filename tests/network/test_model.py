@@ -124,7 +124,8 @@ def test_equals_an_independent_forward_pass(version, bypass, geometry):
     image = np.random.default_rng(0).normal(size=(2, 50, 50, 3))  # 50: pools of odd and even sizes
     model = network(arch, 5)
     params = model.init(jax.random.key(3), jnp.asarray(image, jnp.float32))["params"]
-    params = jax.tree.map(lambda leaf: leaf + 0.05, params)  # biases too
+    biases = jax.tree.map(lambda leaf: jnp.linspace(-0.2, 0.2, leaf.size) if leaf.ndim == 1 else 0.0, params)
+    params = jax.tree.map(jnp.add, params, biases)  # of both signs, so that every ReLU has something to do
     logits = model.apply({"params": params}, jnp.asarray(image, jnp.float32))
     np.testing.assert_allclose(logits, reference(params, image, version, bypass, geometry), rtol=1e-4, atol=1e-5)
 
@@ -205,7 +206,7 @@ def test_dropout_changes_logits_at_random_but_not_on_average():
     Without conv10's ReLU logits are linear in what is dropped, so their mean over keys is the logits without dropout.
     """
     arch = dataclasses.replace(build("v1.1", stem="small", width=0.125), dropout=0.25, conv10_relu=False)
-    model, count = network(arch), 4096
+    model, count = SqueezeNet(arch, 10, "he_uniform", "same", "float32"), 4096
     image = jax.random.normal(jax.random.key(0), (1, 16, 16, 3))
     params = model.init(jax.random.key(0), image)["params"]
     still = model.apply({"params": params}, image)[0]
@@ -214,6 +215,20 @@ def test_dropout_changes_logits_at_random_but_not_on_average():
     error = dropped.std(0) / count**0.5
     np.testing.assert_array_less(np.abs(dropped.mean(0) - still), 5 * error)
     np.testing.assert_array_less(20 * error, np.abs(still).max())  # so that a scale of 0.75 is seen
+
+
+@pytest.mark.parametrize("conv10_relu", [True, False])
+def test_logits_are_the_mean_of_conv10s_maps_behind_its_relu_where_it_has_one(conv10_relu):
+    arch = dataclasses.replace(build("v1.1", stem="small", width=0.125), conv10_relu=conv10_relu)
+    model = SqueezeNet(arch, 10, "he_uniform", "same", "float32")
+    image = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    params = model.init(jax.random.key(1), image)["params"]
+    logits, captured = model.apply({"params": params}, image, mutable="intermediates")
+    (maps,) = captured["intermediates"]["conv10"]["output"]
+    assert (maps < 0).any() and (maps > 0).any()
+    np.testing.assert_allclose(
+        logits, (np.maximum(maps, 0) if conv10_relu else maps).mean((1, 2)), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_dropout_drops_single_values_and_scales_up_what_it_keeps():
