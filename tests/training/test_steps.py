@@ -200,6 +200,31 @@ def test_an_evaluation_has_no_augmentation_and_no_dropout(tiny):
     np.testing.assert_array_equal(image, augment.normalize(batch["image"], data.mean, data.std))
 
 
+def test_kernels_are_drawn_with_a_key_of_their_own_for_images_of_the_settings_size(tiny):
+    drawn = []
+
+    class Network:
+        def init(self, key, image):
+            drawn.append((key, image.shape))
+            return {"params": {}}
+
+    draw_params(jax.random.key(3), model=Network(), data=tiny().data)
+    ((key, shape),) = drawn
+    assert key == jax.random.fold_in(jax.random.key(3), Purpose.INIT) and shape == (1, 8, 8, 1)
+
+
+def test_lsuv_measures_on_images_as_training_sees_them_but_not_augmented(tiny):
+    data = tiny(data__crop_padding=2, data__flip=True).data
+    image = a_batch(data, 4)["image"]
+
+    class Network:  # whose only layer gives back its input
+        def apply(self, variables, image, mutable):
+            return None, {"intermediates": {"conv1": {"output": (image,)}}}
+
+    (std,) = output_stds_step({}, image, model=Network(), data=data).values()
+    assert std == pytest.approx(float(np.std(augment.normalize(image, data.mean, data.std))), rel=1e-5)
+
+
 @pytest.mark.parametrize("conv10_init", ["same", "normal_0.01"])
 def test_lsuv_scales_what_the_initialiser_drew_and_not_what_has_a_scale_of_its_own(tiny, conv10_init):
     settings, mesh = tiny(model__kernel_init="lsuv", model__conv10_init=conv10_init), devices.data_mesh()
