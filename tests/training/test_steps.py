@@ -24,8 +24,10 @@ from squeezenet_jax.training.steps import (
     TrainState,
     build_model,
     compile_steps,
+    draw_params,
     eval_step,
     init_state,
+    output_stds_step,
     train_step,
 )
 from squeezenet_jax.training.train import check
