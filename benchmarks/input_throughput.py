@@ -32,7 +32,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from squeezenet_jax.data.crops import random_resized_crop
+from squeezenet_jax.data.images.crops import random_resized_crop
 from squeezenet_jax.system.randomness import Purpose
 
 SIZE = 224

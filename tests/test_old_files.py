@@ -28,7 +28,7 @@ from squeezenet_jax.network.architecture import Architecture
 from squeezenet_jax.runs import checkpoint
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.training import augment, objective
-from squeezenet_jax.weights import metadata
+from squeezenet_jax.weights.formats import metadata
 
 ROOT, OLD = Path(__file__).parents[1], Path(__file__).parent / "old_files"
 FIRST = OLD / "2026_11_before_the_library"

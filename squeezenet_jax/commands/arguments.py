@@ -38,8 +38,8 @@ def load_weights(path: str, args: argparse.Namespace) -> "Weights":
     """`weights.load` with the options above, and a note where the preprocessing is a guess: a wrong one looks like bad
     weights (0 instead of 68 % for DeepScale's v1.1)."""
     from squeezenet_jax import weights
-    from squeezenet_jax.weights.state_dicts import OTHERS, TAKEN
-    from squeezenet_jax.weights.torchvision_layout import ASSUMED
+    from squeezenet_jax.weights.formats.state_dicts import OTHERS, TAKEN
+    from squeezenet_jax.weights.formats.torchvision_layout import ASSUMED
 
     loaded = weights.load(
         path_of(path), preprocessing=args.preprocessing, bypass=args.bypass, state_dict=args.state_dict

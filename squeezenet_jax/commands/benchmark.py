@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
 
 def measure(text: str, image_size: int, seconds: float) -> list[dict[str, Any]]:
     """A row for each use of the images (training, evaluation) and decoder."""
-    from squeezenet_jax.data import catalog, decoding, sources
+    from squeezenet_jax.data import catalog, sources
+    from squeezenet_jax.data.images import decoding
     from squeezenet_jax.settings import DataSettings
 
     name, colon, directory = text.partition(":")

@@ -8,8 +8,9 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from squeezenet_jax.data import archives, decoding, layouts
-from squeezenet_jax.data.decoding import Undecodable
+from squeezenet_jax.data import archives, layouts
+from squeezenet_jax.data.images import decoding
+from squeezenet_jax.data.images.decoding import Undecodable
 from squeezenet_jax.data.layouts import Collection, Item
 from squeezenet_jax.system.errors import UserError
 

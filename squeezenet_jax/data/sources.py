@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from squeezenet_jax.data import catalog, crops, decoding, folder
+from squeezenet_jax.data import catalog, folder
+from squeezenet_jax.data.images import crops, decoding
 from squeezenet_jax.settings import DataSettings
 
 IN_MEMORY_BYTES = 2 << 30  # whole images up to this much are decoded once, and kept

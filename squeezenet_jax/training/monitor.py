@@ -127,6 +127,9 @@ class Monitor:
         latest = min(first_step - 1, end.step - self._settings.train.log_every_steps / 2)
         begin = next((mark for mark in reversed(self._marks) if mark.step <= latest), self._marks[0])
         self._marks = self._marks[self._marks.index(begin) :]
+        if not total["count"]:  # the images are named elsewhere
+            self._reporter.notice(f"steps {first_step} to {last_step}: none of their images could be read")
+            return
         steps, seconds = end.step - begin.step, end.clock - begin.clock
         mean = objective.means(total)
         mean |= {name: total[name] / len(window) for name in ("grad_norm", "learning_rate")}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 
-from squeezenet_jax.data import sources
+from squeezenet_jax.data import labels, sources
 from squeezenet_jax.data.batches import TrainBatches
 from squeezenet_jax.runs.checkpoint import Checkpoints
 from squeezenet_jax.runs.directory import RunDirectory
@@ -88,7 +88,8 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
         if state is None:
             first = TrainBatches(batches.source, min(batches.batch_size, LSUV_IMAGES), settings.seed).batch_at(0)
             state = init_state(settings, steps, first["image"], key, mesh)
-        monitor = Monitor(settings, directory, reporter, batches.steps_per_epoch, lambda: loader.waited)
+        entropy = labels.entropy(batches.source)
+        monitor = Monitor(settings, directory, reporter, batches.steps_per_epoch, lambda: loader.waited, entropy)
         run = Run(
             state=state,
             key=key,

@@ -23,12 +23,12 @@ from pathlib import Path
 
 from squeezenet_jax.system import atomic
 from squeezenet_jax.system.errors import UserError
-from squeezenet_jax.weights import caffemodel, deep_compression, run_directory, safetensors_file, torch_pickle
 from squeezenet_jax.weights.bundle import PREPROCESSINGS, Preprocessing, Weights, listing, preprocessing_named
-from squeezenet_jax.weights.infer import Wishes
-from squeezenet_jax.weights.metadata import parse_json
-from squeezenet_jax.weights.safetensors_file import LAYOUTS
-from squeezenet_jax.weights.torchvision_layout import ASSUMED
+from squeezenet_jax.weights.formats import caffemodel, deep_compression, run_directory, safetensors_file, torch_pickle
+from squeezenet_jax.weights.formats.infer import Wishes
+from squeezenet_jax.weights.formats.metadata import parse_json
+from squeezenet_jax.weights.formats.safetensors_file import LAYOUTS
+from squeezenet_jax.weights.formats.torchvision_layout import ASSUMED
 
 __all__ = ["LAYOUTS", "PREPROCESSINGS", "Preprocessing", "Weights", "load", "read_labels", "save"]
 

@@ -13,12 +13,12 @@ from typing import Any, overload
 import numpy as np
 import PIL.Image
 
-from squeezenet_jax.data import decoding
+from squeezenet_jax.data.images import decoding
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import inference
 from squeezenet_jax.weights.bundle import Preprocessing, Weights
+from squeezenet_jax.weights.formats.torchvision_layout import ASSUMED
 from squeezenet_jax.weights.images import preprocess, read_image
-from squeezenet_jax.weights.torchvision_layout import ASSUMED
 
 BATCH_SIZE = 16
 Image = str | os.PathLike[str] | PIL.Image.Image | np.ndarray

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from squeezenet_jax.data import archives, decoding
+from squeezenet_jax.data import archives
+from squeezenet_jax.data.images import decoding
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import Preprocessing
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from squeezenet_jax.__main__ import main
-from squeezenet_jax.data import decoding
+from squeezenet_jax.data.images import decoding
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezenet_jax.data import decoding
-from squeezenet_jax.data.crops import centre_crop, random_resized_crop, whole
+from squeezenet_jax.data.images import decoding
+from squeezenet_jax.data.images.crops import centre_crop, random_resized_crop, whole
 
 INSTALLED = ["pillow", pytest.param("simplejpeg", marks=pytest.mark.skipif(not decoding.SIMPLEJPEG, reason="absent"))]
 both_decoders = pytest.mark.parametrize("decoder", INSTALLED)

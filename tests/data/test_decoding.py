@@ -20,9 +20,9 @@ from decoding_files import (
 )
 from PIL import Image
 
-from squeezenet_jax.data import decoding
-from squeezenet_jax.data.crops import centre_crop, random_box, random_resized_crop, whole
-from squeezenet_jax.data.decoding import Box
+from squeezenet_jax.data.images import decoding
+from squeezenet_jax.data.images.crops import centre_crop, random_box, random_resized_crop, whole
+from squeezenet_jax.data.images.decoding import Box
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import PREPROCESSINGS, images
 

@@ -18,9 +18,9 @@ from decoding_files import (
 )
 from PIL import Image
 
-from squeezenet_jax.data import jpeg as jpeg_files
-from squeezenet_jax.data.crops import centre_crop, whole
-from squeezenet_jax.data.decoding import Undecodable
+from squeezenet_jax.data.images import jpeg as jpeg_files
+from squeezenet_jax.data.images.crops import centre_crop, whole
+from squeezenet_jax.data.images.decoding import Undecodable
 
 
 def png(width, height, depth=8, colour=2, rows=b""):

@@ -10,8 +10,8 @@ from decoding_files import encode, scene
 from PIL import Image
 from test_decoding_odd_files import readable, unreadable
 
-from squeezenet_jax.data.crops import whole
-from squeezenet_jax.data.decoding import Undecodable
+from squeezenet_jax.data.images.crops import whole
+from squeezenet_jax.data.images.decoding import Undecodable
 from squeezenet_jax.data.prepare.images import convert
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import PREPROCESSINGS

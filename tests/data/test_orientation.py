@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from experiments import base
 from squeezenet_jax import settings
 from squeezenet_jax.data import sources
-from squeezenet_jax.data.crops import centre_crop, random_box, random_resized_crop, whole
+from squeezenet_jax.data.images.crops import centre_crop, random_box, random_resized_crop, whole
 from squeezenet_jax.data.prepare.images import convert
 
 ORIENTATIONS = range(1, 9)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from prepare_files import encoded, jpeg, picture
 
-from squeezenet_jax.data.decoding import Undecodable
+from squeezenet_jax.data.images.decoding import Undecodable
 from squeezenet_jax.data.prepare.images import convert
 
 

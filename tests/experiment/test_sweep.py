@@ -118,6 +118,15 @@ def test_finished_runs_are_skipped_and_the_comparison_is_paired_by_seed(fake_tra
     assert rows["bypass=simple"].images_per_second == 10.0
 
 
+@pytest.mark.parametrize("status", ["stalled", "diverged"])
+def test_a_run_that_came_to_its_verdict_is_not_started_again(fake_training, tmp_path, monkeypatch, status):
+    works = train.train
+    monkeypatch.setattr(train, "train", lambda *args: works(*args) and status)
+    for _ in range(2):
+        assert run(planned(), tmp_path) == [status] * 4
+        assert len(fake_training) == 4
+
+
 def test_a_part_of_a_sweep_runs_now_and_the_rest_later(fake_training, tmp_path):
     run(planned().only("seed=1"), tmp_path)
     comparison = sweep.compare(planned(), tmp_path)

@@ -13,7 +13,7 @@ import pytest
 
 from squeezenet_jax.network import lowering
 from squeezenet_jax.network.architecture import Architecture, FireSpec, Metaparameters, build
-from squeezenet_jax.network.model import Conv, FireBlock, SqueezeNet
+from squeezenet_jax.network.model import Conv, FireBlock, SqueezeNet, _dropout
 from squeezenet_jax.network.trace import trace
 from squeezenet_jax.system.errors import UserError
 
@@ -118,7 +118,8 @@ def test_equals_an_independent_forward_pass(version, bypass, geometry):
     image = np.random.default_rng(0).normal(size=(2, 50, 50, 3))  # 50: pools of odd and even sizes
     model = SqueezeNet(arch, 5)
     params = model.init(jax.random.key(3), jnp.asarray(image, jnp.float32))["params"]
-    params = jax.tree.map(lambda leaf: leaf + 0.05, params)  # biases too
+    biases = jax.tree.map(lambda leaf: jnp.linspace(-0.2, 0.2, leaf.size) if leaf.ndim == 1 else 0.0, params)
+    params = jax.tree.map(jnp.add, params, biases)  # of both signs, so that every ReLU has something to do
     logits = model.apply({"params": params}, jnp.asarray(image, jnp.float32))
     np.testing.assert_allclose(logits, reference(params, image, version, bypass, geometry), rtol=1e-4, atol=1e-5)
 
@@ -209,6 +210,30 @@ def test_dropout_changes_logits_at_random_but_not_on_average():
     error = dropped.std(0) / count**0.5
     np.testing.assert_array_less(np.abs(dropped.mean(0) - still), 5 * error)
     np.testing.assert_array_less(20 * error, np.abs(still).max())  # so that a scale of 0.75 is seen
+
+
+@pytest.mark.parametrize("conv10_relu", [True, False])
+def test_logits_are_the_mean_of_conv10s_maps_behind_its_relu_where_it_has_one(conv10_relu):
+    arch = dataclasses.replace(build("v1.1", stem="small", width=0.125), conv10_relu=conv10_relu)
+    model = SqueezeNet(arch, 10, "he_uniform", "same", "float32")
+    image = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    params = model.init(jax.random.key(1), image)["params"]
+    logits, captured = model.apply({"params": params}, image, mutable="intermediates")
+    (maps,) = captured["intermediates"]["conv10"]["output"]
+    assert (maps < 0).any() and (maps > 0).any()
+    np.testing.assert_allclose(
+        logits, (np.maximum(maps, 0) if conv10_relu else maps).mean((1, 2)), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_dropout_drops_single_values_and_scales_up_what_it_keeps():
+    x = jnp.arange(1.0, 1 + 8 * 8 * 64).reshape(1, 8, 8, 64)
+    y = np.asarray(_dropout(x, jax.random.split(jax.random.key(0), 1), 0.25))
+    kept = y != 0
+    np.testing.assert_allclose(y[kept], np.asarray(x)[kept] / 0.75, rtol=1e-6)
+    assert np.mean(kept) == pytest.approx(0.75, abs=0.03)
+    share_by_channel = kept.mean((0, 1, 2))
+    assert (share_by_channel > 0).all() and (share_by_channel < 1).all()  # no channel as a whole
 
 
 # U(-a, a) with variance scale / fan: a = sqrt(3 scale / fan). conv1 of v1.1 has fan-in 27, fan-out 576.

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
+from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.training import objective
 
 
@@ -28,6 +29,41 @@ def test_masked_examples_count_nothing_whatever_they_hold():
     tally = objective.tally(logits, label, mask)
     assert (tally["count"], tally["top1"]) == (2, 1)
     assert tally["loss"] == pytest.approx(math.log1p(math.exp(-1)) + math.log1p(math.exp(3)), rel=1e-6)
+
+
+def test_a_masked_example_that_would_be_a_hit_is_none():
+    logits, label = jnp.array([[2.0, 1.0], [2.0, 1.0]]), jnp.array([0, 0])
+    tally = objective.tally(logits, label, jnp.array([1, 0]))
+    assert (tally["top1"], tally["top5"], tally["count"]) == (1, 1, 1)
+
+
+def batches(logits, label, size):
+    """Batches of `size`, the last one filled up with masked copies of the first example."""
+    for start in range(0, len(label), size):
+        index = np.arange(start, start + size)
+        real = index < len(label)
+        index = np.where(real, index, 0)
+        yield {"image": logits[index], "label": label[index], "mask": real.astype(np.int32)}
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 32])
+def test_an_evaluation_in_batches_is_that_of_all_examples_at_once(size):
+    rng = np.random.default_rng(0)
+    logits, label = rng.normal(size=(29, 12)).astype(np.float32), rng.integers(0, 12, 29)
+
+    def tally_of(batch):  # the network that gives back what it is given
+        return objective.tally(batch["image"], batch["label"], batch["mask"])
+
+    means = objective.evaluate(tally_of, batches(logits, label, size))
+    hits = {k: top_k_accuracy_score(label, logits, k=k, labels=range(12)) for k in (1, 5)}
+    assert (means["top1"], means["top5"], means["count"]) == (hits[1], hits[5], 29)
+    assert means["loss"] == pytest.approx(float(objective.tally(logits, label, np.ones(29))["loss"]) / 29, rel=1e-6)
+
+
+def test_an_evaluation_of_images_none_of_which_can_be_read_is_refused():
+    batch = {"image": np.zeros((2, 3), np.float32), "label": np.zeros(2, np.int32), "mask": np.zeros(2, np.int32)}
+    with pytest.raises(UserError, match="none of the images could be read"):
+        objective.evaluate(lambda batch: objective.tally(batch["image"], batch["label"], batch["mask"]), [batch])
 
 
 def test_equal_logits_score_chance_and_not_everything():

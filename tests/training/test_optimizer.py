@@ -74,6 +74,38 @@ def test_adamw_decays_kernels_only(options):
     np.testing.assert_array_equal(got["bias"], 0.0)
 
 
+def test_adamw_is_the_papers(options):
+    """Loshchilov & Hutter, arXiv 1711.05101, Algorithm 2, with a gradient that changes from step to step."""
+    settings = options(name="adamw", momentum=0.8, beta2=0.95, weight_decay=0.1, decay_bias=True, clip_norm=0.0)
+    tx = optimizer.build_optimizer(settings, optax.constant_schedule(0.5))
+    state, params = tx.init(PARAMS), PARAMS
+    w, m, v = np.asarray(PARAMS["kernel"], np.float64), 0.0, 0.0
+    for t, scale in enumerate((1.0, -3.0, 0.5), start=1):
+        change, state = tx.update(jax.tree.map(lambda g, scale=scale: scale * g, GRADS), state, params)
+        params = optax.apply_updates(params, change)
+        g = scale * np.asarray(GRADS["kernel"], np.float64)
+        m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g**2
+        w = w - 0.5 * (m / (1 - 0.8**t) / (np.sqrt(v / (1 - 0.95**t)) + 1e-8) + 0.1 * w)
+        np.testing.assert_allclose(params["kernel"], w, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_frozen_modules_stay_as_they_are_weight_decay_included(options, name):
+    settings = options(name=name, weight_decay=0.01, decay_bias=True, clip_norm=1.0)
+    params, grads = ({"conv1": tree, "conv10": tree} for tree in (PARAMS, GRADS))
+    tx = optimizer.build_optimizer(settings, optax.constant_schedule(0.5), frozen={"conv1"})
+    state = tx.init(params)
+    for _ in range(2):
+        change, state = tx.update(grads, state, params)
+        assert not any(leaf.any() for leaf in jax.tree.leaves(change["conv1"]))
+        assert all(leaf.all() for leaf in jax.tree.leaves(change["conv10"]))
+
+
+def test_a_warmup_longer_than_the_training_is_all_that_there_is(options):
+    rate = optimizer.schedule(options(peak_lr=0.3, warmup_epochs=9.0), total_steps=10, steps_per_epoch=10)
+    np.testing.assert_allclose([rate(step) for step in range(10)], np.linspace(0, 0.3, 11)[:10], rtol=1e-5)
+
+
 def test_clipping_scales_the_whole_gradient(options):
     settings = options(name="sgd", momentum=0.0, weight_decay=0.0, clip_norm=0.01)
     got = updates(settings, GRADS)

@@ -17,9 +17,22 @@ from squeezenet_jax.network import lowering
 from squeezenet_jax.network.architecture import Architecture
 from squeezenet_jax.system import devices
 from squeezenet_jax.system.errors import UserError
+from squeezenet_jax.system.randomness import Purpose
+from squeezenet_jax.training import augment
 from squeezenet_jax.training import steps as steps_module
-from squeezenet_jax.training.steps import TrainState, build_model, compile_steps, eval_step, init_state, train_step
+from squeezenet_jax.training.steps import (
+    Steps,
+    TrainState,
+    build_model,
+    compile_steps,
+    draw_params,
+    eval_step,
+    init_state,
+    output_stds_step,
+    train_step,
+)
 from squeezenet_jax.training.train import check
+from squeezenet_jax.weights.bundle import flatten, unflatten
 
 
 def two_steps(settings, mesh=None):
@@ -36,7 +49,22 @@ def two_steps(settings, mesh=None):
     return jax.device_get(state.params), tallies
 
 
-def test_accumulated_gradients_are_those_of_the_large_batch(tiny):
+@pytest.fixture
+def parts(monkeypatch):
+    """Into how many parts the batches of the programs that are compiled are cut."""
+    cut, sum_over_parts = [], steps_module._sum_over_parts
+
+    def spy(function, batch, parts):
+        cut.append(parts)
+        return sum_over_parts(function, batch, parts)
+
+    monkeypatch.setattr(steps_module, "_sum_over_parts", spy)
+    compile_steps.cache_clear()
+    yield cut
+    compile_steps.cache_clear()
+
+
+def test_accumulated_gradients_are_those_of_the_large_batch(tiny, parts):
     """With dropout, crops and flips, whose random numbers belong to the examples (dropout 0.5 is the default)."""
     common = {
         "train__batch_size": 64,
@@ -48,6 +76,7 @@ def test_accumulated_gradients_are_those_of_the_large_batch(tiny):
     }
     params, tallies = two_steps(tiny(**common))
     params_parts, tallies_parts = two_steps(tiny(**common, train__accumulation_steps=4))
+    assert parts == [1, 1, 4, 1]  # training, evaluation
     for whole, part in zip(tallies, tallies_parts, strict=True):
         assert whole["count"] == part["count"] == 64
         assert whole["top1"] == part["top1"]
@@ -97,6 +126,131 @@ def test_a_batch_of_which_nothing_could_be_read_leaves_the_parameters_alone(tiny
     assert not any(leaf.any() for leaf in jax.tree.leaves(update))
 
 
+class Linear:
+    """Stands in for the network: logits are linear in the mean colour; keeps what it is given."""
+
+    def __init__(self):
+        self.given = []
+
+    def apply(self, variables, image, dropout_key_B=None):
+        self.given.append((image, dropout_key_B))
+        params = variables["params"]
+        return image.mean((1, 2)) @ params["conv1"]["kernel"] + params["conv10"]["bias"]
+
+
+def linear_step(settings, batch, step=0, **changes):
+    """A step of a `Linear` network, not compiled: (the network, parameters before, state after, tally)."""
+    rng, data, model, tx = np.random.default_rng(0), settings.data, Linear(), optax.sgd(0.5, momentum=0.9)
+    kernel = jnp.asarray(rng.normal(size=(data.channels, data.num_classes)), jnp.float32)
+    params = {"conv1": {"kernel": kernel}, "conv10": {"bias": jnp.zeros(data.num_classes)}}
+    state = TrainState(jnp.int32(step), params, tx.init(params))
+    options = {"model": model, "tx": tx, "learning_rate": lambda step: 0.5 + step, "data": data} | changes
+    state, tally = train_step(state, batch, jax.random.key(3), **options)
+    return model, params, state, tally
+
+
+def test_a_step_is_one_of_gradient_descent_on_the_mean_cross_entropy(tiny):
+    settings = tiny()
+    batch = a_batch(settings.data, 6) | {"mask": np.array([1, 1, 0, 1, 0, 1], np.int32)}
+    model, params, state, tally = linear_step(settings, batch, step=2)
+    (image, _), *_ = model.given
+    x = np.asarray(image, np.float64).mean((1, 2))
+    p = np.exp(x @ np.asarray(params["conv1"]["kernel"], np.float64))
+    p /= p.sum(1, keepdims=True)
+    error = (p - np.eye(10)[batch["label"]]) * batch["mask"][:, None] / 4  # of the loss by the logits
+    gradients = {"conv1": {"kernel": x.T @ error}, "conv10": {"bias": error.sum(0)}}
+    expected = jax.tree.map(lambda leaf, gradient: leaf - 0.5 * gradient, params, gradients)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), state.params, expected)
+    norm = np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(gradients)))
+    assert tally["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    assert (tally["learning_rate"], state.step) == (2.5, 3)  # the rate of this step
+    trace = jax.tree.leaves(state.opt_state)  # momentum, that the next step goes on with
+    assert all(np.abs(leaf).max() > 0 for leaf in trace)
+
+
+def test_a_frozen_modules_gradient_is_neither_computed_nor_counted(tiny):
+    _, _, _, everything = linear_step(tiny(), a_batch(tiny().data, 4))
+    _, params, state, tally = linear_step(tiny(), a_batch(tiny().data, 4), frozen={"conv1"})
+    np.testing.assert_array_equal(state.params["conv1"]["kernel"], params["conv1"]["kernel"])
+    assert state.params["conv10"]["bias"].any()
+    assert tally["loss"] == everything["loss"] and 0 < tally["grad_norm"] < everything["grad_norm"]
+
+
+def test_the_network_is_given_augmented_images_and_keys_that_anybody_can_draw_again(tiny):
+    """Keys are as `randomness.py` says it, with the example's number last."""
+    settings = tiny(data__crop_padding=2, data__flip=True)
+    batch = a_batch(settings.data, 4) | {"index": np.array([7, 90, 3, 8], np.int32)}
+
+    def keys(purpose, step):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), purpose), step)
+        return jnp.stack([jax.random.fold_in(key, index) for index in batch["index"]])
+
+    model, *_ = linear_step(settings, batch, step=5)
+    ((image, dropout_key_B),) = model.given
+    np.testing.assert_array_equal(jax.random.key_data(dropout_key_B), jax.random.key_data(keys(Purpose.DROPOUT, 5)))
+    cropped = augment.crop_and_flip(batch["image"], keys(Purpose.AUGMENT, 5), padding=2, flip=True)
+    assert not np.array_equal(cropped, batch["image"])
+    np.testing.assert_array_equal(image, augment.normalize(cropped, settings.data.mean, settings.data.std))
+
+
+def test_an_evaluation_has_no_augmentation_and_no_dropout(tiny):
+    settings, model = tiny(data__crop_padding=2, data__flip=True), Linear()
+    batch, data = a_batch(settings.data, 4), settings.data
+    params = {"conv1": {"kernel": jnp.ones((1, 10))}, "conv10": {"bias": jnp.arange(10.0)}}
+    eval_step(params, batch, model=model, data=data)
+    ((image, dropout_key_B),) = model.given
+    assert dropout_key_B is None
+    np.testing.assert_array_equal(image, augment.normalize(batch["image"], data.mean, data.std))
+
+
+def test_kernels_are_drawn_with_a_key_of_their_own_for_images_of_the_settings_size(tiny):
+    drawn = []
+
+    class Network:
+        def init(self, key, image):
+            drawn.append((key, image.shape))
+            return {"params": {}}
+
+    draw_params(jax.random.key(3), model=Network(), data=tiny().data)
+    ((key, shape),) = drawn
+    assert key == jax.random.fold_in(jax.random.key(3), Purpose.INIT) and shape == (1, 8, 8, 1)
+
+
+def test_lsuv_measures_on_images_as_training_sees_them_but_not_augmented(tiny):
+    data = tiny(data__crop_padding=2, data__flip=True).data
+    image = a_batch(data, 4)["image"]
+
+    class Network:  # whose only layer gives back its input
+        def apply(self, variables, image, mutable):
+            return None, {"intermediates": {"conv1": {"output": (image,)}}}
+
+    (std,) = output_stds_step({}, image, model=Network(), data=data).values()
+    assert std == pytest.approx(float(np.std(augment.normalize(image, data.mean, data.std))), rel=1e-5)
+
+
+@pytest.mark.parametrize("conv10_init", ["same", "normal_0.01"])
+def test_lsuv_scales_what_the_initialiser_drew_and_not_what_has_a_scale_of_its_own(tiny, conv10_init):
+    settings, mesh = tiny(model__kernel_init="lsuv", model__conv10_init=conv10_init), devices.data_mesh()
+    drawn = {layer.name: np.float32(number) for number, layer in enumerate(settings.trace(), 1) if layer.params}
+    drawn = unflatten({f"{name}/kernel": value for name, value in drawn.items()})
+    seen = []
+
+    def output_stds(params, image):
+        """Of a network whose layers' outputs have their kernels, single numbers, as standard deviations."""
+        seen.append(image)
+        return {name.removesuffix("/kernel"): kernel for name, kernel in flatten(params).items()}
+
+    steps = Steps(None, lambda key: drawn, lambda params: params, None, None, output_stds)
+    first_image = a_batch(settings.data, 8)["image"]
+    scaled = flatten(init_state(settings, steps, first_image, devices.run_key(0, mesh), mesh))
+    conv10 = scaled.pop("conv10/kernel")
+    assert conv10 == (
+        pytest.approx(settings.model.lsuv_std) if conv10_init == "same" else flatten(drawn)["conv10/kernel"]
+    )
+    np.testing.assert_allclose(list(scaled.values()), settings.model.lsuv_std, rtol=1e-6)
+    np.testing.assert_array_equal(seen[0], first_image)
+
+
 def test_a_tally_in_parts_is_that_of_the_batch(tiny):
     """Up to the rounding of its loss; all that counts is in one of the parts."""
     settings = tiny(train__eval_batch_size=32)
@@ -114,15 +268,8 @@ def test_a_tally_in_parts_is_that_of_the_batch(tiny):
     np.testing.assert_allclose(in_parts["loss"], whole["loss"], rtol=1e-5)
 
 
-def test_a_cpu_on_its_own_computes_large_batches_in_parts(tiny, monkeypatch):
+def test_a_cpu_on_its_own_computes_large_batches_in_parts(tiny, parts, monkeypatch):
     """The same two steps, up to rounding, as in one piece."""
-    cut, sum_over_parts = [], steps_module._sum_over_parts
-
-    def spy(function, batch, parts):
-        cut.append(parts)
-        return sum_over_parts(function, batch, parts)
-
-    monkeypatch.setattr(steps_module, "_sum_over_parts", spy)
     settings = tiny(
         train__batch_size=64, train__eval_batch_size=32, optimizer__name="sgd", optimizer__warmup_epochs=0.0
     )
@@ -132,8 +279,7 @@ def test_a_cpu_on_its_own_computes_large_batches_in_parts(tiny, monkeypatch):
         monkeypatch.setattr(lowering, "MICROBATCH_IMAGES", most)
         compile_steps.cache_clear()
         outcomes.append(two_steps(settings, alone))
-    compile_steps.cache_clear()
-    assert cut == [1, 1, 4, 2]  # training, evaluation
+    assert parts == [1, 1, 4, 2]  # training, evaluation
     (params, tallies), (params_parts, tallies_parts) = outcomes
     for whole, part in zip(tallies, tallies_parts, strict=True):
         assert whole["count"] == part["count"] == 64 and whole["top1"] == part["top1"]

@@ -17,6 +17,7 @@ from squeezenet_jax.data.loader import Loader
 from squeezenet_jax.runs import checkpoint
 from squeezenet_jax.runs.directory import RunDirectory
 from squeezenet_jax.system import devices
+from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.training import monitor, objective, train
 from squeezenet_jax.training.steps import build_model, compile_steps
 
@@ -359,6 +360,18 @@ def test_classes_that_are_equally_common_or_not_known_are_judged_by_ln_k(tiny, t
     assert watch.stalled == stalled
 
 
+def test_a_window_without_a_readable_image_is_no_line_and_not_the_end(tiny, tmp_path):
+    reporter = Silent()
+    watch = monitor.Monitor(tiny(train__log_every_steps=1), RunDirectory(tmp_path), reporter, 1.0, lambda: 0.0)
+    for step, count in enumerate((2, 0, 2), start=1):
+        one = {"loss": 1.0 * count, "top1": 0, "top5": 1, "count": count, "grad_norm": 0.0, "learning_rate": 0.1}
+        watch.add(step, {name: jnp.float32(value) for name, value in one.items()})
+    watch.flush()
+    assert [record["step"] for record in reporter.records] == [1, 3]
+    assert reporter.notices == ["steps 2 to 2: none of their images could be read"]
+    assert not watch.diverged
+
+
 def test_a_stalled_run_is_marked_so_by_training(tiny, tmp_path):
     status, *_ = run(tiny(train__stall_margin=5.0), tmp_path)
     assert status == "stalled"
@@ -377,8 +390,10 @@ def test_an_evaluation_that_is_not_finite_ends_the_run_too(tiny, tmp_path, monke
     assert run(tiny(), tmp_path)[0] == "diverged"
 
 
-def test_a_batch_that_the_devices_cannot_share_is_refused(tiny, tmp_path):
-    from squeezenet_jax.system.errors import UserError
+@pytest.mark.parametrize("field", ["batch_size", "eval_batch_size"])
+def test_a_batch_that_the_devices_cannot_share_is_refused(tiny, tmp_path, field):
+    with pytest.raises(UserError, match=rf"train\.{field}: 12 is not a multiple of the 8 devices"):
+        run(tiny(**{f"train__{field}": 12}), tmp_path)
 
     one = r"train\.batch_size: 12 is not a multiple of the 8 devices; nearest: 8 or 16"
     with pytest.raises(UserError, match=f"^{one}$"):
@@ -388,3 +403,42 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(tiny, tmp_path):
         run(tiny(train__batch_size=12, train__eval_batch_size=5), tmp_path)
     with pytest.raises(UserError, match="16 is not a multiple of the 8 devices x 3 accumulation steps; nearest: 24"):
         run(tiny(train__accumulation_steps=3), tmp_path)
+
+
+def test_order_and_keys_follow_from_the_runs_seed(tiny, tmp_path, monkeypatch):
+    seeds, run_key, batch_at = set(), devices.run_key, TrainBatches.batch_at
+
+    def key_of(seed, mesh):
+        seeds.add(("key", seed))
+        return run_key(seed, mesh)
+
+    def batch_of(batches, step):
+        seeds.add(("order", batches.seed))
+        return batch_at(batches, step)
+
+    monkeypatch.setattr(devices, "run_key", key_of)
+    monkeypatch.setattr(TrainBatches, "batch_at", batch_of)
+    run(tiny(seed=3), tmp_path)
+    assert seeds == {("key", 3), ("order", 3)}
+
+
+def test_an_evaluation_is_of_the_step_and_epoch_that_were_just_trained_and_saved(tiny, tmp_path):
+    _, _, metrics, _ = run(tiny(), tmp_path)
+    assert curve(metrics, "eval", "epoch") == [(6, 1.0), (12, 2.0)]
+    assert checkpoint.steps(tmp_path / "checkpoints")[-1] == 12
+    assert checkpoint.read_newest(tmp_path / "checkpoints")[1]["step"] == 12
+
+
+@pytest.mark.parametrize(
+    ("eval_every_epochs", "evaluated"),
+    [(0.4, [*range(1, 11)]), (1.2, [3, 6, 10]), (1.9, [5, 10]), (2.4, [6, 10]), (9.0, [10])],
+)
+def test_evaluations_are_regular_and_at_the_end_but_not_just_before_it(tiny, eval_every_epochs, evaluated):
+    schedule = train.Schedule.of(tiny(train__epochs=4.0, train__eval_every_epochs=eval_every_epochs), 2.5)
+    assert schedule.total_steps == 10
+    assert [step for step in range(1, 11) if schedule.evaluates(step)] == evaluated
+
+
+def test_checkpoints_are_regular_and_at_the_end(tiny):
+    schedule = train.Schedule.of(tiny(train__epochs=4.0, train__checkpoint_every_steps=4), 2.5)
+    assert [step for step in range(1, 11) if schedule.saves(step)] == [4, 8, 10]

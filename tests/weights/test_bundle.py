@@ -13,8 +13,8 @@ from weight_files import CLASSES, tiny_arch, tiny_weights
 from squeezenet_jax.network import architecture
 from squeezenet_jax.network.model import SqueezeNet
 from squeezenet_jax.system.errors import UserError
-from squeezenet_jax.weights import metadata
 from squeezenet_jax.weights.bundle import PREPROCESSINGS, Preprocessing, flatten, parameter_shapes, unflatten
+from squeezenet_jax.weights.formats import metadata
 
 VARIANTS = list(itertools.product(architecture.VERSIONS, architecture.BYPASSES, architecture.GEOMETRIES))
 

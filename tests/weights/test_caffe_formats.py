@@ -20,9 +20,9 @@ from squeezenet_jax import weights
 from squeezenet_jax.network import architecture
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import PREPROCESSINGS
-from squeezenet_jax.weights import caffemodel as caffe_reader
-from squeezenet_jax.weights import deep_compression as net
 from squeezenet_jax.weights.bundle import flatten, parameter_shapes, unflatten
+from squeezenet_jax.weights.formats import caffemodel as caffe_reader
+from squeezenet_jax.weights.formats import deep_compression as net
 
 VERSIONS = tuple(architecture.VERSIONS)
 

@@ -23,7 +23,7 @@ from weight_files import (
 
 from squeezenet_jax import weights
 from squeezenet_jax.__main__ import main
-from squeezenet_jax.weights.state_dicts import OTHERS, TAKEN
+from squeezenet_jax.weights.formats.state_dicts import OTHERS, TAKEN
 
 FIRST, SECOND = tiny_weights(seed=0), tiny_weights(seed=1)
 STATE, AVERAGE = tensors(state_dict(FIRST)), tensors(state_dict(SECOND))

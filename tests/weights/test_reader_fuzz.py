@@ -35,9 +35,10 @@ from weight_files import (
 
 from squeezenet_jax.network import architecture
 from squeezenet_jax.system.errors import UserError
-from squeezenet_jax.weights import bundle, infer, metadata, pickle_values, safetensors_file, torch_pickle
-from squeezenet_jax.weights import caffemodel as caffemodel_reader
-from squeezenet_jax.weights import deep_compression as net
+from squeezenet_jax.weights import bundle
+from squeezenet_jax.weights.formats import caffemodel as caffemodel_reader
+from squeezenet_jax.weights.formats import deep_compression as net
+from squeezenet_jax.weights.formats import infer, metadata, pickle_values, safetensors_file, torch_pickle
 
 EXAMPLES, MANY = 25, 500
 MAX_SECONDS, MAX_GROWTH_MIB = 5.0, 300

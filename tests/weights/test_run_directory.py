@@ -20,8 +20,9 @@ from squeezenet_jax.runs.directory import RunDirectory
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.training import augment, optimizer
 from squeezenet_jax.training.steps import TrainState
-from squeezenet_jax.weights import images, run_directory
+from squeezenet_jax.weights import images
 from squeezenet_jax.weights.bundle import parameter_shapes, unflatten
+from squeezenet_jax.weights.formats import run_directory
 
 OLD_FILES = Path(__file__).parents[1] / "old_files"
 

@@ -26,7 +26,7 @@ from weight_files import (
 
 from squeezenet_jax import weights
 from squeezenet_jax.system.errors import UserError
-from squeezenet_jax.weights import pickle_values
+from squeezenet_jax.weights.formats import pickle_values
 
 ROOT = Path(__file__).parents[2]
 ENCODERS = {"zip": torch_zip, "legacy": torch_legacy}

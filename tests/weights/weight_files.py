@@ -16,7 +16,7 @@ from squeezenet_jax import weights
 from squeezenet_jax.network import architecture
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import PREPROCESSINGS, Weights, flatten, parameter_shapes, unflatten
-from squeezenet_jax.weights.torchvision_layout import key_table
+from squeezenet_jax.weights.formats.torchvision_layout import key_table
 
 CLASSES = 3
 DTYPES = {"Float": np.float32, "Half": np.float16, "Double": np.float64}

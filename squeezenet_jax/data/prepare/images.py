@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from squeezenet_jax.data import decoding, jpeg
+from squeezenet_jax.data.images import decoding, jpeg
 
 # Measured on 100 ImageNet photographs, as the error that a bilinear 224 px crop shows when it is taken from the stored
 # 256 px image instead of the original: LANCZOS beats BICUBIC by 0.3 dB and costs 1.3 ms more, once per image.

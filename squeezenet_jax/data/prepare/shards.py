@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 from tensorflow_datasets.core import example_serializer, file_adapters, naming
 
-from squeezenet_jax.data import archives, decoding
+from squeezenet_jax.data import archives
+from squeezenet_jax.data.images import decoding
 from squeezenet_jax.data.layouts import Item
 from squeezenet_jax.data.prepare import metadata
 from squeezenet_jax.data.prepare.images import Picture, convert

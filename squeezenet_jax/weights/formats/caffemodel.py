@@ -23,7 +23,7 @@ from squeezenet_jax.network.architecture import BYPASSES, with_bypass
 from squeezenet_jax.network.trace import Shape
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import PREPROCESSINGS, Weights, listing
-from squeezenet_jax.weights.infer import Wishes, assemble, hwio, infer_architecture
+from squeezenet_jax.weights.formats.infer import Wishes, assemble, hwio, infer_architecture
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 MAX_FIELDS = 200_000  # a SqueezeNet has some thousands; many more would only be there to cost time

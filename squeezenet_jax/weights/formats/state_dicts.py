@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from squeezenet_jax.system.errors import UserError
-from squeezenet_jax.weights import torchvision_layout
 from squeezenet_jax.weights.bundle import listing
-from squeezenet_jax.weights.infer import FLOAT_TYPES, Described
-from squeezenet_jax.weights.pickle_values import Global, Opaque
-from squeezenet_jax.weights.torchvision_layout import FIRST_KEY
+from squeezenet_jax.weights.formats import torchvision_layout
+from squeezenet_jax.weights.formats.infer import FLOAT_TYPES, Described
+from squeezenet_jax.weights.formats.pickle_values import Global, Opaque
+from squeezenet_jax.weights.formats.torchvision_layout import FIRST_KEY
 
 # In provenances, for people: the state dict that was taken where it has a name, and those that would fit as well.
 TAKEN, OTHERS = "state dict", "other state dicts"

@@ -9,8 +9,8 @@ import math
 import numpy as np
 from PIL import Image
 
-from squeezenet_jax.data import decoding
-from squeezenet_jax.data.jpeg import Box
+from squeezenet_jax.data.images import decoding
+from squeezenet_jax.data.images.jpeg import Box
 from squeezenet_jax.system.errors import UserError
 
 TRIES = 10

@@ -15,7 +15,7 @@ from squeezenet_jax.network.architecture import VERSIONS, Architecture
 from squeezenet_jax.network.trace import Shape
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import PREPROCESSINGS, Weights, check_shapes, flatten
-from squeezenet_jax.weights.infer import Wishes, assemble, hwio, infer_architecture, version_of
+from squeezenet_jax.weights.formats.infer import Wishes, assemble, hwio, infer_architecture, version_of
 
 FIRST_KEY = "features.0.weight"
 # Published weights that are known to be Caffe's: SHA-256 of features.0.weight (OIHW) as little-endian float16.

@@ -20,7 +20,7 @@ import numpy as np
 from squeezenet_jax.network.architecture import V1_0, Architecture
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import PREPROCESSINGS, Weights, parameter_shapes
-from squeezenet_jax.weights.infer import Wishes, assemble, hwio
+from squeezenet_jax.weights.formats.infer import Wishes, assemble, hwio
 
 CODEBOOK = 256
 

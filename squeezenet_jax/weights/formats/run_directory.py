@@ -14,8 +14,8 @@ from squeezenet_jax import settings
 from squeezenet_jax.runs import checkpoint
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import Preprocessing, Weights, parameter_shapes, unflatten
-from squeezenet_jax.weights.infer import Wishes, to_float32
-from squeezenet_jax.weights.metadata import parse_json
+from squeezenet_jax.weights.formats.infer import Wishes, to_float32
+from squeezenet_jax.weights.formats.metadata import parse_json
 
 MAX_RUN_JSON = 1 << 20
 

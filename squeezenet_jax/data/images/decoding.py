@@ -31,9 +31,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from squeezenet_jax.data import jpeg
-from squeezenet_jax.data.jpeg import Box
-from squeezenet_jax.data.jpeg import Undecodable as Undecodable  # every reader's, not only JPEG's
+from squeezenet_jax.data.images import jpeg
+from squeezenet_jax.data.images.jpeg import Box
+from squeezenet_jax.data.images.jpeg import Undecodable as Undecodable  # every reader's, not only JPEG's
 from squeezenet_jax.settings import DECODERS
 from squeezenet_jax.system.errors import UserError, check_choice
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import listing
-from squeezenet_jax.weights.infer import Described
+from squeezenet_jax.weights.formats.infer import Described
 
 # torch's storages: type as in .safetensors files, bytes of one value.
 STORAGE_TYPES = {

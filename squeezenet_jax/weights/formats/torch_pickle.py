@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from squeezenet_jax.system.errors import UserError
-from squeezenet_jax.weights import state_dicts, torchvision_layout
 from squeezenet_jax.weights.bundle import Weights, listing
-from squeezenet_jax.weights.infer import Wishes, decode_floats
-from squeezenet_jax.weights.pickle_values import Global, Opaque, Storage, Tensor, read_pickle
+from squeezenet_jax.weights.formats import state_dicts, torchvision_layout
+from squeezenet_jax.weights.formats.infer import Wishes, decode_floats
+from squeezenet_jax.weights.formats.pickle_values import Global, Opaque, Storage, Tensor, read_pickle
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py: MAGIC_NUMBER, then PROTOCOL_VERSION

@@ -14,9 +14,9 @@ import safetensors
 import safetensors.numpy
 
 from squeezenet_jax.system.errors import UserError, check_choice
-from squeezenet_jax.weights import metadata, state_dicts, torchvision_layout
 from squeezenet_jax.weights.bundle import Weights, check_shapes, flatten, listing, parameter_shapes, unflatten
-from squeezenet_jax.weights.infer import FLOAT_TYPES, Described, Wishes, decode_floats, to_float32
+from squeezenet_jax.weights.formats import metadata, state_dicts, torchvision_layout
+from squeezenet_jax.weights.formats.infer import FLOAT_TYPES, Described, Wishes, decode_floats, to_float32
 
 MAX_HEADER = 1 << 24  # bytes; nearly all of it class names
 LAYOUTS = ("squeezenet_jax", "torchvision")
