@@ -3,21 +3,24 @@
 Load weights of any published format and classify a photograph (class names come from a file with one on each line):
 
     import squeezenet_jax
+
     weights = squeezenet_jax.load("squeezenet1_1.safetensors", preprocessing="caffe", labels="imagenet_labels.txt")
     for name, probability in squeezenet_jax.classify(weights, "cat.jpg", top=3):
         print(f"{probability:6.1%}  {name}")
 
 A new network for ten classes, an ordinary flax module:
 
-    import jax, jax.numpy as jnp
+    import jax
     from squeezenet_jax import SqueezeNet, build
+
     model = SqueezeNet(build("v1.1", bypass="simple"), num_classes=10)
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    logits = jax.jit(model.apply)(variables, jnp.zeros((8, 64, 64, 3)))  # [8, 10]
+    variables = jax.jit(model.init)(jax.random.key(0), jax.numpy.zeros((1, 64, 64, 3)))
+    logits = jax.jit(model.apply)(variables, jax.numpy.zeros((8, 64, 64, 3)))  # [8, 10]
 
 The table of a variant, without a network:
 
     from squeezenet_jax import build, trace
+
     for layer in trace(build("v1.0", bypass="complex"), image_size=224, num_classes=1000):
         print(f"{layer.name:20}{layer.shape!s:16}{layer.params:10,}{layer.macs:14,}")
 

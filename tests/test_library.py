@@ -31,7 +31,8 @@ from squeezenet_jax.weights import PREPROCESSINGS
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # The docstring owns the examples.
-EXAMPLES = [textwrap.dedent(block) for block in re.findall(r"(?:^    .+\n)+", squeezenet_jax.__doc__, re.MULTILINE)]
+BLOCKS = re.compile(r"(?:^    .+\n(?:\n(?=    ))?)+", re.MULTILINE)
+EXAMPLES = [textwrap.dedent(block) for block in BLOCKS.findall(squeezenet_jax.__doc__)]
 CLASSIFY, NEW_NETWORK, TABLE = EXAMPLES
 
 
@@ -41,13 +42,13 @@ CLASSIFY, NEW_NETWORK, TABLE = EXAMPLES
 def test_every_public_name_is_there_and_listed():
     for name in squeezenet_jax.__all__:
         assert getattr(squeezenet_jax, name).__name__ == name
-    assert set(squeezenet_jax.__all__) <= set(dir(squeezenet_jax))
+    assert set(squeezenet_jax.__all__) == set(dir(squeezenet_jax))
 
 
 def test_a_name_is_listed_before_it_is_used():
     code = "import squeezenet_jax; print(*dir(squeezenet_jax))"
     listed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert set(squeezenet_jax.__all__) <= set(listed.split())
+    assert set(squeezenet_jax.__all__) == set(listed.split())
 
 
 def test_type_checkers_see_the_same_names_from_the_same_modules():
@@ -100,9 +101,9 @@ def test_dependencies_stand_in_requirements_files_only():
 
 
 def test_the_examples_are_of_five_lines_and_python_in_the_readme_is_one_of_them():
-    assert [len(example.splitlines()) for example in EXAMPLES] == [4, 5, 3]
+    assert [sum(map(bool, example.splitlines())) for example in EXAMPLES] == [4, 5, 3]
     shown = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert set(shown) <= set(EXAMPLES)
+    assert set(shown) == set(EXAMPLES)
 
 
 # ---- installed ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ Things that XLA's CPU backend is slow at, and what stands in their place; the re
     a large batch               leaves the caches, and takes new memory  one part of it after another
 
 Together with `compiler_options` they make a training step two to three times as fast as plain lax's;
-benchmarks/README.md has the figures, and what else was tried. On a CPU, max-pools, ReLUs and convolutions have only
+benchmarks/LOG.md has the figures, and what else was tried. On a CPU, max-pools, ReLUs and convolutions have only
 reverse-mode derivatives; for `jax.jvp` or `jax.hessian`, trace inside `portable()`.
 
 Dimension letters: B batch, H, W input height and width, P, Q the output's, C channels, O output channels, N = B P Q.

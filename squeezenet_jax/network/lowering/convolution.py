@@ -1,4 +1,4 @@
-"""Which form of a convolution is fastest on a CPU. What each gains is in benchmarks/README.md.
+"""Which form of a convolution is fastest on a CPU. What each gains is in benchmarks/LOG.md.
 
 Dimension letters: those of `lowering`.
 """
