@@ -168,8 +168,8 @@ PRESETS: dict[str, Group] = {
         **ADAMW,
         **TEN_EPOCHS,
     },
-    # 60,000 photographs, 32x32 px, enlarged to twice that for v1.1's stem: twenty minutes a run on two cores. docs/data.md,
-    # "Data", has the command that prepares it. Mean and std are the training images'.
+    # 60,000 photographs, 32x32 px, enlarged to twice that for v1.1's stem: twenty minutes a run on two cores.
+    # docs/data.md has the command that prepares it. Mean and std are the training images'.
     "cifar10": {
         **V1_1,
         **LSUV,
