@@ -29,7 +29,11 @@ from squeezenet_jax.runs.directory import read_json
 from squeezenet_jax.system import malloc, processes, terminal
 from squeezenet_jax.system.errors import UserError, check_choice, unknown
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, with a preset: experiments/bypass.py:digits")
+try:  # it reads --flagfile, and the file there, as soon as it is defined
+    CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file and preset: experiments/bypass.py:digits")
+except flags.Error as error:
+    print(f"error: {' '.join(str(error).removeprefix('ERROR:: ').split())}", file=sys.stderr)
+    sys.exit(terminal.WRONG_INPUT)
 LIST = flags.DEFINE_bool("list", False, "Print the planned runs with their parameters and MACs, and stop.")
 ONLY = flags.DEFINE_string("only", None, "Run a part of the sweep: bypass=simple,seed=1")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "Several processes, told by hand: host:port of process 0.")
