@@ -406,7 +406,7 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(tiny, tmp_path, field)
 
 
 def test_order_and_keys_follow_from_the_runs_seed(tiny, tmp_path, monkeypatch):
-    seeds, run_key, batch_at = set(), devices.run_key, TrainBatches.batch_at
+    seeds, steps, run_key, batch_at = set(), [], devices.run_key, TrainBatches.batch_at
 
     def key_of(seed, mesh):
         seeds.add(("key", seed))
@@ -414,12 +414,14 @@ def test_order_and_keys_follow_from_the_runs_seed(tiny, tmp_path, monkeypatch):
 
     def batch_of(batches, step):
         seeds.add(("order", batches.seed))
+        steps.append(step)
         return batch_at(batches, step)
 
     monkeypatch.setattr(devices, "run_key", key_of)
     monkeypatch.setattr(TrainBatches, "batch_at", batch_of)
     run(tiny(seed=3), tmp_path)
     assert seeds == {("key", 3), ("order", 3)}
+    assert steps == [0, *range(12)]  # LSUV's images are the first batch's
 
 
 def test_an_evaluation_is_of_the_step_and_epoch_that_were_just_trained_and_saved(tiny, tmp_path):
