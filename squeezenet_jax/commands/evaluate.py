@@ -1,61 +1,105 @@
-"""evaluate WEIGHTS folder:DIR: top-1 and top-5 on a folder of one folder per class. Letters: B batch, K classes.
+"""evaluate WEIGHTS [DATA]: exact loss, top-1 and top-5 of a network on images with known classes.
 
-Folders are classes by the rule of `weights/classes.py`. Images are decoded as in training, and turned by their EXIF
-orientation only if the network's training did so.
+DATA is `folder:DIR`, a folder of one folder per class; `NAME` or `NAME:DIR`, a dataset as `data.name` and `data.dir`
+have it; or nothing, for a run: the images that it was evaluated on. Which class is which, `weights/classes.py` says.
+Images are turned by their EXIF orientation only if the network's training did so. Letters: N images, K classes.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from squeezenet_jax.commands import arguments
 from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
-    from squeezenet_jax.data.layouts import ClassFolders
-    from squeezenet_jax.weights import Weights, classes
+    import numpy as np
+
+    from squeezenet_jax.weights import Weights
+    from squeezenet_jax.weights.classes import Matched
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="WEIGHTS", help="any file or run that `convert` reads")
-    parser.add_argument("data", metavar="folder:DIR", help="a folder per class, named as in WEIGHTS, or 0 to K-1")
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        nargs="?",
+        help="folder:DIR, a folder per class, each named after its class; or a dataset, NAME or NAME:DIR, as data.name "
+        "and data.dir have it (default: what the run in WEIGHTS was evaluated on)",
+    )
+    parser.add_argument("--split", help="of a dataset: test[:100], say (default: test, or validation)")
     parser.add_argument("--batch-size", type=int, default=16, help="images at a time (default: %(default)s)")
     parser.add_argument("--format", choices=("table", "json"), default="table")
-    arguments.add_position_option(parser, "take the folders as classes in sorted order, whatever they are called")
+    arguments.add_position_option(parser, "take the data's classes in their order, whatever they are called")
     arguments.add_reading_options(parser)
     parser.set_defaults(run=run)
+
+
+class Examples(NamedTuple):
+    """N images with their classes in the network's numbers."""
+
+    label: Sequence[int]
+    read: "Callable[[int], np.ndarray]"  # float32 [H, W, C], normalised; `UserError` where it cannot be read
+    matched: "Matched"
+    ignored: Sequence[str] = ()  # files that are no images by their place, with reasons
 
 
 def run(args: argparse.Namespace) -> int:
     if args.batch_size < 1:
         raise UserError(f"--batch-size: {args.batch_size} is not allowed; it must be at least 1")
-    kind, _, folder = args.data.partition(":")
-    if kind != "folder" or not folder:
-        raise UserError(f"{args.data}: is not known; evaluation data are given as folder:DIR")
     loaded = arguments.load_weights(args.weights, args)
-    found, matched = scan(arguments.path_of(folder), loaded, by_position=args.classes_by_position)
-    label_of = {Path(item.path): matched.numbers[item.label] for item in found.items}
-    if matched.note:
-        print(f"note: {matched.note}", file=sys.stderr)
-    result, unreadable = evaluate(loaded, label_of, args.batch_size)
+    examples = _examples(args, loaded)
+    if examples.matched.note:
+        print(f"note: {examples.matched.note}", file=sys.stderr)
+    result, unreadable = evaluate(loaded, examples, args.batch_size)
     if args.format == "json":
-        named = {"unreadable": unreadable, "ignored": found.ignored}
-        print(json.dumps({**result, "classes_by": matched.how, **named}, indent=2))
+        named = {"unreadable": unreadable, "ignored": list(examples.ignored)}
+        print(json.dumps({**result, "classes_by": examples.matched.how, **named}, indent=2))
         return 0
-    print(f"top-1 {100 * result['top1']:.2f} %, top-5 {100 * result['top5']:.2f} % of {result['count']} images")
-    for message in (*unreadable, *found.ignored):
+    top5 = "–" if result["top5"] is None else f"{100 * result['top5']:.2f} %"
+    print(f"top-1 {100 * result['top1']:.2f} %, top-5 {top5} of {result['count']} images")
+    for message in (*unreadable, *examples.ignored):
         print(f"left out: {message}", file=sys.stderr)
-    if left_out := len(unreadable) + len(found.ignored):
+    if left_out := len(unreadable) + len(examples.ignored):
         print(f"left out in all: {left_out:,}", file=sys.stderr)
     return 0
 
 
-def scan(folder: Path, weights: "Weights", *, by_position: bool) -> "tuple[ClassFolders, classes.Matched]":
-    """The images of DIR, listed as training lists a split's, and which class of the network each folder is."""
+def _examples(args: argparse.Namespace, weights: "Weights") -> Examples:
+    kind, _, place = (args.data or "").partition(":")
+    if kind == "folder":
+        if args.split:
+            raise UserError("--split: is for datasets; of a folder, give that of the split, folder:DIR/test")
+        if not place:
+            raise UserError(f"{args.data}: names no folder; it must be folder:DIR")
+        return of_folder(arguments.path_of(place), weights, by_position=args.classes_by_position)
+    if args.data:
+        place = place or "~/tensorflow_datasets"
+        return of_dataset(kind, place, args.split or "", weights, by_position=args.classes_by_position)
+    data = _data_of_run(arguments.path_of(args.weights))
+    split = args.split or data["eval_split"]
+    return of_dataset(data["name"], data["dir"], split, weights, by_position=args.classes_by_position)
+
+
+def _data_of_run(path: Path) -> dict[str, str]:
+    """The settings `data` of a run's directory."""
+    from squeezenet_jax.runs.directory import RunDirectory
+
+    data = RunDirectory(path).read_description().get("settings", {}).get("data") if path.is_dir() else None
+    if not isinstance(data, dict) or not {"name", "dir", "eval_split"} <= data.keys():
+        raise UserError("DATA: is missing; only a run's directory says what it was evaluated on")
+    return {name: str(data[name]) for name in ("name", "dir", "eval_split")}
+
+
+def of_folder(folder: Path, weights: "Weights", *, by_position: bool) -> Examples:
+    """The images of a folder of class folders, listed as training lists a split's."""
     from squeezenet_jax.data import archives, layouts
     from squeezenet_jax.weights import classes
+    from squeezenet_jax.weights.images import read_image
 
     try:
         found = layouts.class_folders(folder)
@@ -70,36 +114,112 @@ def scan(folder: Path, weights: "Weights", *, by_position: bool) -> "tuple[Class
         raise UserError(f"{where}: {error}{hint}") from None
     if not found.items:
         raise UserError(f"{where}: has no files in its class folders")
-    return found, matched
+
+    def read(number: int) -> "np.ndarray":
+        return read_image(Path(found.items[number].path), weights.preprocessing)
+
+    return Examples([matched.numbers[item.label] for item in found.items], read, matched, found.ignored)
 
 
-def evaluate(weights: "Weights", label_of: dict[Path, int], batch_size: int) -> tuple[dict[str, float], list[str]]:
-    """({"top1", "top5": fractions, "count"}, one line per unreadable file). Every readable file counts once."""
-    import jax.numpy as jnp
+def of_dataset(name: str, directory: str, split: str, weights: "Weights", *, by_position: bool) -> Examples:
+    """The images of a dataset's split; "" is its test split, or its validation split."""
+    import numpy as np
+    from PIL import Image
+
+    from squeezenet_jax.data import catalog, sources
+    from squeezenet_jax.data.images.decoding import Undecodable
+    from squeezenet_jax.settings import DataSettings
+    from squeezenet_jax.weights import classes
+    from squeezenet_jax.weights.images import decode_image, preprocess
+
+    wanted = {"data.name": name, "data.dir": directory, "data.num_classes": 0, "data.eval_split": split}
+    resolved = catalog.resolve(wanted)
+    found = catalog.info(name, directory)
+    try:
+        names = found.class_names or tuple(map(str, range(found.num_classes)))
+        matched = classes.match(weights.labels, weights.num_classes, names, by_position=by_position)
+    except UserError as error:
+        if found.class_names or found.num_classes != weights.num_classes:
+            raise UserError(f"{name}: {error}") from None
+        note = f"{name} does not name its classes: they go by position"
+        matched = classes.Matched(tuple(range(weights.num_classes)), "position", note)
+    in_memory = name == "digits"
+    data = DataSettings(  # as the files have them; what the network sees of them is the preprocessing's to say
+        name=name,
+        dir=directory,
+        eval_split=resolved["data.eval_split"],
+        num_classes=found.num_classes,
+        channels=found.channels,
+        image_size=8 if in_memory else 1,
+        crop="whole" if in_memory else "random_resized",
+    )
+    source = sources.load(data, "eval_split")
+    if isinstance(source, sources.InMemory):
+        image_NHWC, label_N = source.image, source.label
+
+        def read(number: int) -> np.ndarray:
+            return preprocess(_as_channels(Image.fromarray(image_NHWC[number, ..., 0]), weights), weights.preprocessing)
+
+        labels = label_N.tolist()
+    else:
+        assert isinstance(source, sources.Encoded)
+        records = source.records
+
+        def read(number: int) -> np.ndarray:
+            ((content, _),) = records.fetch([number])
+            if isinstance(content, Undecodable):
+                raise UserError(f"{records.name(number)}: {content}")
+            return decode_image(content, records.name(number), weights.preprocessing)
+
+        labels = [label for start in range(0, len(records), 1000) for label in _labels(records, start)]
+    return Examples([matched.numbers[label] for label in labels], read, matched)
+
+
+def _as_channels(picture: Any, weights: "Weights") -> Any:
+    return picture if weights.channels == 1 else picture.convert("RGB")
+
+
+def _labels(records: Any, start: int) -> list[int]:
+    stop = min(start + 1000, len(records))
+    return [label for _, label in records.fetch(range(start, stop))]
+
+
+def evaluate(weights: "Weights", examples: Examples, batch_size: int) -> tuple[dict[str, Any], list[str]]:
+    """({"loss", "top1", "top5", "count"}, one line per unreadable image). Every readable image counts once.
+
+    Accuracies are fractions; top-5 of five or fewer classes says nothing, and is None.
+    """
+    import jax
     import numpy as np
 
     from squeezenet_jax.training import objective
-    from squeezenet_jax.weights.images import read_image
-    from squeezenet_jax.weights.inference import batched, compile_forward
+    from squeezenet_jax.weights.inference import compile_forward
 
     unreadable: list[str] = []
+    count = len(examples.label)
+    size = min(batch_size, count)
 
-    def read(path: Path) -> np.ndarray | None:
-        try:
-            return read_image(path, weights.preprocessing)
-        except UserError as error:
-            unreadable.append(str(error))
-            return None
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        p = weights.preprocessing
+        for start in range(0, count, size):
+            image = np.zeros((size, p.crop, p.crop, p.channels), np.float32)
+            label, mask = np.zeros(size, np.int32), np.zeros(size, np.int32)
+            for place, number in enumerate(range(start, min(start + size, count))):
+                try:
+                    image[place] = examples.read(number)
+                except UserError as error:
+                    unreadable.append(str(error))
+                else:
+                    label[place], mask[place] = examples.label[number], 1
+            yield {"image": image, "label": label, "mask": mask}
 
-    size = min(batch_size, len(label_of))
-    forward = compile_forward(weights, size, len(label_of))
-    ranks = [
-        np.asarray(
-            objective.label_rank(jnp.asarray(forward(image_BHWC)), jnp.array([label_of[path] for path in paths]))
+    forward, tally = compile_forward(weights, size, count), jax.jit(objective.tally)
+    try:
+        result: dict[str, Any] = objective.evaluate(
+            lambda batch: tally(forward(batch["image"]), batch["label"], batch["mask"]), batches()
         )
-        for paths, image_BHWC in batched(label_of, read, size)
-    ]
-    if not ranks:
-        raise UserError(f"none of the {len(label_of)} files could be read as an image; the first: {unreadable[0]}")
-    rank = np.concatenate(ranks)
-    return {"top1": float(np.mean(rank < 1)), "top5": float(np.mean(rank < 5)), "count": len(rank)}, unreadable
+    except UserError as error:
+        if len(unreadable) < count:
+            raise
+        raise UserError(f"none of the {count} files could be read as an image; the first: {unreadable[0]}") from error
+    return result | ({"top5": None} if weights.num_classes <= 5 else {}), unreadable

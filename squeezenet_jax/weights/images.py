@@ -20,15 +20,24 @@ def read_image(path: Path, preprocessing: Preprocessing, *, upright: bool = Fals
 
     EXIF's orientation is applied where the network was trained so, and always with `upright`.
     """
+    name = archives.printable(str(path))
+    try:
+        content = decoding.read(path)
+    except (decoding.Undecodable, OSError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise UserError(f"{name}: cannot be read as an image ({reason})") from None
+    return decode_image(content, name, preprocessing, upright=upright)
+
+
+def decode_image(content: bytes, name: str, preprocessing: Preprocessing, *, upright: bool = False) -> np.ndarray:
+    """The same for a file's content; errors call it `name`."""
     try:
         with warnings.catch_warnings():
             # about large images, odd EXIF data, palettes: an image can be decoded or it cannot
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            exif_orientation = upright or preprocessing.exif_orientation
-            picture = decoding.decode(decoding.read(path), exif_orientation=exif_orientation)
-    except (decoding.Undecodable, OSError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or error
-        raise UserError(f"{archives.printable(str(path))}: cannot be read as an image ({reason})") from None
+            picture = decoding.decode(content, exif_orientation=upright or preprocessing.exif_orientation)
+    except decoding.Undecodable as error:
+        raise UserError(f"{name}: cannot be read as an image ({error})") from None
     return preprocess(decoding.as_mode(picture, preprocessing.channels), preprocessing)
 
 

@@ -1,8 +1,7 @@
 """Logits of image files. Letters: B batch, N images, H, W, C, K classes."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -45,19 +44,3 @@ def compile_forward(weights: Weights, batch_size: int, num_images: float = math.
         return np.asarray(compiled(image_BHWC))[:count]
 
     return forward
-
-
-def batched(
-    paths: Iterable[Path], read: Callable[[Path], np.ndarray | None], batch_size: int
-) -> Iterator[tuple[list[Path], np.ndarray]]:
-    """(paths, images [B, H, W, C]), up to `batch_size` at a time; paths that `read` has no image for are left out."""
-    kept: list[tuple[Path, np.ndarray]] = []
-    for path in paths:
-        image = read(path)
-        if image is not None:
-            kept.append((path, image))
-        if len(kept) == batch_size:
-            yield [path for path, _ in kept], np.stack([image for _, image in kept])
-            kept = []
-    if kept:
-        yield [path for path, _ in kept], np.stack([image for _, image in kept])

@@ -1,0 +1,54 @@
+"""`evaluate` on what a run was evaluated on: the same answer as training's own evaluation."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+from tiny_settings import TINY
+
+from experiments import base, bypass
+from squeezenet_jax.__main__ import main
+from squeezenet_jax.experiment import plan as planning
+from squeezenet_jax.experiment import sweep
+from squeezenet_jax.experiment.progress import Progress
+from squeezenet_jax.system import nested
+
+
+def trained(workdir, **changes):
+    """A run's directory and its final evaluation."""
+    flat = planning.flatten(base.get_config("digits").to_dict()) | TINY | changes
+    plan = planning.plan(bypass, "digits", nested.unflatten(flat, "."), []).only("bypass=simple,seed=0")
+    assert sweep.run(plan, workdir, Progress(Console(quiet=True)), lambda: False)[0] in ("done", "stalled")
+    run = workdir / plan.runs[0].name
+    return run, [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
+
+
+@pytest.fixture(scope="module")
+def on_digits(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.mark.parametrize("data", [[], ["digits", "--split", "test[:50]"]])
+def test_a_run_is_evaluated_again_to_the_same_numbers(on_digits, data, capsys):
+    run, expected = on_digits
+    assert main(["evaluate", str(run), *data, "--format", "json", "--batch-size", "7"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["top1"], result["top5"], result["count"]) == (expected["top1"], expected["top5"], 50)
+    assert result["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+def test_another_split_has_other_images(on_digits, capsys):
+    run, _ = on_digits
+    assert main(["evaluate", str(run), "digits", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["count"] == 364
+
+
+def test_top_5_of_three_classes_is_no_number(tmp_path, capsys):
+    weights = Path(__file__).parents[1] / "old_files/2026_11_before_the_library/torchvision_layout.safetensors"
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (256, 256), (90, 40, 200)).save(tmp_path / name / "1.png")
+    assert main(["evaluate", str(weights), f"folder:{tmp_path}"]) == 0
+    assert "top-1 33.33 %, top-5 – of 3 images" in capsys.readouterr().out
