@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -424,3 +425,18 @@ def test_wrong_commands_end_in_one_line(path, folder, tmp_path, capsys):
         (["evaluate", path, f"folder:{folder}", "--batch-size", "0"], "--batch-size"),
     ):
         assert message in fails(capsys, *argv)
+
+
+def test_ctrl_c_ends_a_command_in_one_line(network, folder, tmp_path):
+    nameless = tmp_path / "nameless.safetensors"
+    weights.save(nameless, dataclasses.replace(network, labels=()))
+    for number in range(300):
+        shutil.copytree(folder / "cat", tmp_path / "many" / "cat" / str(number))
+    for name in CLASSES[1:]:
+        (tmp_path / "many" / name).mkdir()
+    command = [sys.executable, "-m", "squeezenet_jax", "evaluate", str(nameless), f"folder:{tmp_path / 'many'}"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr.readline().startswith("note: ")  # from now on it compiles and reads
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
