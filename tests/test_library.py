@@ -196,7 +196,7 @@ def test_example_that_classifies_a_file_prints_what_the_command_predicts(install
 
 @pytest.mark.slow
 def test_example_of_a_new_network_gives_finite_logits(installed, folder):
-    code = "print(logits.shape, logits.dtype, bool(jnp.isfinite(logits).all()), squeezenet_jax.__file__)"
+    code = "print(logits.shape, logits.dtype, bool(jax.numpy.isfinite(logits).all()), squeezenet_jax.__file__)"
     (line,) = python(installed, folder, f"{NEW_NETWORK}import squeezenet_jax\n{code}")
     assert line.startswith(f"(8, 10) float32 True {installed}")
 

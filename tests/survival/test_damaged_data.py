@@ -70,7 +70,7 @@ def test_images_that_cannot_be_read_are_named_once_and_do_not_count(tmp_path):
         "png.JPEG": encoded(2, "PNG"),
         "grey.jpg": encoded(3, mode="L"),
     }
-    data, unreadable = tmp_path / "data", ("zero.jpg", "cut.jpg", "text.jpg", r"caf\udce9\n.jpg")
+    data, unreadable = tmp_path / "data", ("zero.jpg", "cut.jpg", "text.jpg", r"caf\xe9\n.jpg")
     for split in ("train", "test"):
         for label in range(CLASSES):
             (data / split / f"class{label}").mkdir(parents=True)
