@@ -131,6 +131,21 @@ def test_metadata_that_are_not_a_description_are_refused(text):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('"version": 1,', '"version": 1, "version": 1,', "a key occurs twice"),
+        ('"scale": 1.0,', '"scale": NaN,', "NaN is not a number"),
+        ('"scale": 1.0,', '"scale": -Infinity,', "-Infinity is not a number"),
+    ],
+)
+def test_what_only_pythons_json_takes_is_refused(before, after, message):
+    text = metadata.describe(tiny_weights())
+    assert text.count(before) == 1
+    with pytest.raises(UserError, match=f"metadata: not valid JSON .{message}"):
+        metadata.parse(text.replace(before, after))
+
+
 def test_a_table_that_would_need_long_computations_is_refused():
     groups = tiny_arch().groups
     for arch in (
