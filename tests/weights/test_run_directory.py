@@ -167,8 +167,22 @@ def test_class_names_are_the_runs_where_it_has_one_for_each_class(run, recorded,
     assert weights.load(run[0]).labels == labels
 
 
+def test_whence_it_comes_is_recorded_as_far_as_it_is_text(run):
+    description = json.loads((run[0] / "run.json").read_text()) | {"git": 7}
+    (run[0] / "run.json").write_text(json.dumps(description))
+    provenance = weights.load(run[0]).provenance
+    assert (provenance["preset"], provenance["dataset"]) == ("digits", "digits") and "git" not in provenance
+
+
+def test_a_checkpoint_of_another_network_is_refused(run):
+    description = (run[0] / "run.json").read_text()
+    (run[0] / "run.json").write_text(description.replace('"width": 0.5', '"width": 0.25'))
+    with pytest.raises(UserError, match="does not fit the settings in run"):
+        weights.load(run[0])
+
+
 def test_too_large_a_description_is_not_read(run):
     description = run[0] / "run.json"
     description.write_text(description.read_text() + " " * run_directory.MAX_RUN_JSON)
-    with pytest.raises(UserError, match="no readable run.json"):
+    with pytest.raises(UserError, match=r"no readable run\.json"):
         weights.load(run[0])
