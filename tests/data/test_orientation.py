@@ -69,6 +69,17 @@ def test_damaged_exif_data_turn_nothing(exif, decoder):
     )
 
 
+@both_decoders
+def test_an_orientation_that_only_the_xmp_data_have_is_applied(decoder):
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    content = b"http://ns.adobe.com/xap/1.0/\0" + xmp
+    plain = encode(scene(40, 30))
+    encoded = plain[:2] + b"\xff\xe1" + (len(content) + 2).to_bytes(2, "big") + content + plain[2:]
+    assert upright(encoded).size == (30, 40)
+    expected = whole(encode(upright(encoded), "PNG"), 20, 3)
+    np.testing.assert_array_equal(whole(encoded, 20, 3, exif_orientation=True, decoder=decoder), expected)
+
+
 def test_a_tiffs_own_orientation_is_applied_once():
     encoded = held(6, "TIFF")
     expected = whole(encode(upright(encoded), "PNG"), 50, 3)
