@@ -167,7 +167,19 @@ def test_a_box_takes_four_numbers_for_each_of_ten_tries_and_its_place_in_both_di
     assert abs(np.corrcoef(*places)[0, 1]) < 0.2
 
 
+def test_a_box_may_be_as_wide_as_the_image():
+    boxes = [random_box(3, 4, np.random.default_rng(seed), 0.5) for seed in range(200)]
+    assert {(box.top, box.width, box.height) for box in boxes} >= {(0, 3, 3), (1, 3, 3), (0, 3, 4)}
+
+
 # Geometry
+
+
+@pytest.mark.parametrize(("width", "left"), [(10, 1), (11, 2), (13, 2)])
+def test_half_a_pixel_of_margin_goes_to_the_even_number(width, left):
+    picture = scene(width, 8)
+    cut = centre_crop(encode(picture, "PNG"), 8, 3, resize=8)
+    np.testing.assert_array_equal(cut, np.asarray(picture)[:, left : left + 8])
 
 
 @both_decoders
