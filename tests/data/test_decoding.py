@@ -194,6 +194,11 @@ def test_quadrants_stay_where_they_are(decoder, size):
         assert (image[2, :14, 0] > 200).all() and (image[2, 18:, 1] > 200).all()
 
 
+def test_colours_are_made_grey_before_they_are_resized():
+    encoded = encode(scene(40, 30), "PNG")
+    assert [decoding.decode(encoded, channels).mode for channels in (1, 3, None)] == ["L", "RGB", "RGB"]
+
+
 def test_luminance_weighs_the_colours():
     grey = whole(encode(quadrants(64, 64), "PNG"), 64, 1)
     assert grey.shape == (64, 64, 1)

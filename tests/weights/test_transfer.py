@@ -134,7 +134,7 @@ def test_what_does_not_fit_is_refused(tiny, tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("part", "changes"),
     [
-        ("stem.*pools", {"stem": {"pool": False}}),
+        ("stem.*pools", {"stem": {"pool": True}}),
         ("geometry", {"conv10_padding": 1}),
         ("geometry", {"pool_ceil": True}),
     ],
