@@ -7,6 +7,7 @@ import pytest
 from weight_files import integer, integers, text
 
 from squeezenet_jax.system.errors import UserError
+from squeezenet_jax.weights.formats import pickle_values
 from squeezenet_jax.weights.formats.pickle_values import Global, Opaque, Storage, Tensor, read_pickle
 
 
@@ -106,3 +107,11 @@ def test_the_limit_counts_from_where_the_pickle_begins():
         else:
             with pytest.raises(UserError, match="too long"):
                 read_pickle(stream, limit)
+
+
+def test_a_short_pickle_of_too_many_opcodes_is_refused(monkeypatch):
+    """Each may take a while; bytes alone would allow many more."""
+    monkeypatch.setattr(pickle_values, "MAX_OPCODES", 100)
+    assert read(b"N0" * 49 + b"N") is None
+    with pytest.raises(UserError, match="too long"):
+        read(b"N0" * 50 + b"N")
