@@ -138,7 +138,48 @@ def test_large_crops_are_decoded_at_a_fraction_of_their_size(decoder, factor):
         assert error.mean() < np.abs(np.roll(exact, 1, 1) - exact)[:, 1:].mean() / 2
 
 
+@both_decoders
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((320, 320), (40, 40)), ((319, 319), (80, 80)), ((330, 100), (165, 50)), ((100, 79), (100, 79))],
+)
+def test_the_largest_fraction_is_taken_that_leaves_the_shorter_side_as_long_as_the_crop(decoder, size, expected):
+    encoded = encode(scene(*size))
+    assert decoding.decode(encoded, 3, decoder=decoder, crop_to=40).size == expected
+    assert decoding.decode(encoded, 3, decoder=decoder).size == size
+
+
+def test_training_takes_the_fraction_and_evaluation_never():
+    encoded = encode(scene(400, 400))
+    eighth = decoding.decode(encoded, 3, crop_to=40).resize((40, 40), Image.Resampling.BILINEAR)
+    crop = random_resized_crop(encoded, 40, 3, FullBox(), min_area=1.0)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(crop, np.asarray(eighth))
+    assert difference(whole(encoded, 40, 3), crop) > 0
+
+
+def test_a_box_takes_four_numbers_for_each_of_ten_tries_and_its_place_in_both_directions_differs():
+    rng, same = np.random.default_rng(3), np.random.default_rng(3)
+    random_box(500, 480, rng, 0.08)
+    same.random((10, 4))
+    assert rng.random() == same.random()
+    left, top, width, height = np.array([random_box(500, 480, rng, 0.08) for _ in range(500)]).T
+    places = left / np.maximum(500 - width, 1), top / np.maximum(480 - height, 1)
+    assert abs(np.corrcoef(*places)[0, 1]) < 0.2
+
+
+def test_a_box_may_be_as_wide_as_the_image():
+    boxes = [random_box(3, 4, np.random.default_rng(seed), 0.5) for seed in range(200)]
+    assert {(box.top, box.width, box.height) for box in boxes} >= {(0, 3, 3), (1, 3, 3), (0, 3, 4)}
+
+
 # Geometry
+
+
+@pytest.mark.parametrize(("width", "left"), [(10, 1), (11, 2), (13, 2)])
+def test_half_a_pixel_of_margin_goes_to_the_even_number(width, left):
+    picture = scene(width, 8)
+    cut = centre_crop(encode(picture, "PNG"), 8, 3, resize=8)
+    np.testing.assert_array_equal(cut, np.asarray(picture)[:, left : left + 8])
 
 
 @both_decoders
@@ -151,6 +192,11 @@ def test_quadrants_stay_where_they_are(decoder, size):
         for corner, colour in zip(corners, QUADRANTS, strict=True):
             assert difference(corner, np.array(colour)) < 12
         assert (image[2, :14, 0] > 200).all() and (image[2, 18:, 1] > 200).all()
+
+
+def test_colours_are_made_grey_before_they_are_resized():
+    encoded = encode(scene(40, 30), "PNG")
+    assert [decoding.decode(encoded, channels).mode for channels in (1, 3, None)] == ["L", "RGB", "RGB"]
 
 
 def test_luminance_weighs_the_colours():
@@ -193,6 +239,7 @@ def test_wrong_arguments_are_the_callers():
         whole(encoded, 8, 4)
     with pytest.raises(UserError, match="resize: 7 px"):
         centre_crop(encoded, 8, 3, resize=7)
+    assert centre_crop(encoded, 8, 3, resize=8).shape == (8, 8, 3)
 
 
 @needs_simplejpeg

@@ -18,6 +18,7 @@ from decoding_files import (
 )
 from PIL import Image
 
+from squeezenet_jax.data.images import decoding
 from squeezenet_jax.data.images import jpeg as jpeg_files
 from squeezenet_jax.data.images.crops import centre_crop, whole
 from squeezenet_jax.data.images.decoding import Undecodable
@@ -195,6 +196,56 @@ def test_what_is_transparent_is_white(mode, channels):
         options = {"transparency": {"P": picture.getpixel((0, 0)), "RGB": (0, 0, 0), "L": 0}[mode]}
     image = whole(encode(picture, "PNG", **options), 8, channels)
     assert (image[:, :4] == 255).all() and (image[:, 4:] == 100).all()
+
+
+@pytest.mark.parametrize(("colour", "clear"), [(0, (0x1234,)), (2, (0x1234, 0x2345, 0x3456))])
+def test_one_transparent_colour_of_16_bits_is_white(colour, clear):
+    """A PNG's tRNS chunk; the other half has a colour whose upper bytes are others."""
+    row = struct.pack(f">{len(clear)}H", *clear) * 4 + struct.pack(f">{len(clear)}H", *[0x6464] * len(clear)) * 4
+    file = png(8, 8, 16, colour, (b"\0" + row) * 8)
+    content = b"tRNS" + struct.pack(f">{len(clear)}H", *clear)
+    at = file.index(b"IDAT") - 4
+    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+    image = whole(file[:at] + chunk + file[at:], 8, 3)
+    assert (image[:, :4] == 255).all() and (image[:, 4:] == 100).all()
+
+
+@pytest.mark.parametrize("size", [(64, 1), (1, 64)])
+def test_a_picture_that_somebody_opened_may_be_as_narrow_as_a_file(size):
+    assert whole(encode(Image.new("RGB", size), "PNG"), 8, 3).shape == (8, 8, 3)
+    assert decoding.from_picture(Image.new("RGB", size)).size == size
+    with pytest.raises(Undecodable, match="too narrow"):
+        decoding.from_picture(Image.new("RGB", tuple(side + (side == 64) for side in size)))
+
+
+def test_a_file_that_cannot_be_an_image_is_not_read(tmp_path, monkeypatch):
+    path = tmp_path / "x.jpg"
+    path.write_bytes(b"x")
+    assert decoding.read(path) == b"x"
+    for error, expected in (
+        (PermissionError(13, "Permission denied"), Undecodable),
+        (OSError(5, "Input/output error"), OSError),
+    ):
+
+        def fail(_, error=error):
+            raise error
+
+        with monkeypatch.context() as patch, pytest.raises(expected, match=error.strerror):
+            patch.setattr(decoding.Path, "read_bytes", fail)
+            decoding.read(path)
+    with path.open("wb") as file:
+        file.truncate(decoding.MAX_BYTES + 1)
+    with pytest.raises(Undecodable, match="larger than 256 MiB"):
+        decoding.read(path)
+
+
+@pytest.mark.parametrize(
+    ("brand", "name"), [(b"avif", "AVIF"), (b"avis", "AVIF"), (b"heic", "HEIC"), (b"hevc", "HEIC"), (b"mif1", "HEIC")]
+)
+def test_a_format_is_called_by_its_name_whatever_its_brand_and_length(brand, name):
+    for length in (10, 28):  # 10 is also a newline
+        with pytest.raises(Undecodable, match=f"it is {name}"):
+            whole(length.to_bytes(4, "big") + b"ftyp" + brand + bytes(8), 8, 3)
 
 
 @both_decoders

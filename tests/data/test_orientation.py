@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from experiments import base
 from squeezenet_jax import settings
 from squeezenet_jax.data import sources
+from squeezenet_jax.data.images import decoding
 from squeezenet_jax.data.images.crops import centre_crop, random_box, random_resized_crop, whole
 from squeezenet_jax.data.prepare.images import convert
 
@@ -69,11 +70,42 @@ def test_damaged_exif_data_turn_nothing(exif, decoder):
     )
 
 
+@both_decoders
+def test_an_orientation_that_only_the_xmp_data_have_is_applied(decoder):
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    content = b"http://ns.adobe.com/xap/1.0/\0" + xmp
+    plain = encode(scene(40, 30))
+    encoded = plain[:2] + b"\xff\xe1" + (len(content) + 2).to_bytes(2, "big") + content + plain[2:]
+    assert upright(encoded).size == (30, 40)
+    expected = whole(encode(upright(encoded), "PNG"), 20, 3)
+    np.testing.assert_array_equal(whole(encoded, 20, 3, exif_orientation=True, decoder=decoder), expected)
+
+
 def test_a_tiffs_own_orientation_is_applied_once():
     encoded = held(6, "TIFF")
     expected = whole(encode(upright(encoded), "PNG"), 50, 3)
     for exif_orientation in (True, False):
         np.testing.assert_array_equal(whole(encoded, 50, 3, exif_orientation=exif_orientation), expected)
+
+
+@both_decoders
+@pytest.mark.parametrize("orientation", [0, 9])
+def test_an_orientation_that_there_is_not_turns_nothing(orientation, decoder):
+    encoded = held(orientation)
+    np.testing.assert_array_equal(
+        whole(encoded, 20, 3, exif_orientation=True, decoder=decoder), whole(encoded, 20, 3, decoder=decoder)
+    )
+
+
+def test_a_tiff_that_somebody_opened_is_turned_once():
+    encoded = held(6, "TIFF")
+    turned = decoding.from_picture(Image.open(io.BytesIO(encoded)))
+    np.testing.assert_array_equal(np.asarray(turned), np.asarray(upright(encoded)))
+
+
+def test_premultiplied_grey_is_laid_over_white():
+    picture = decoding.from_picture(Image.new("LA", (4, 4), (0, 0)).convert("La"))
+    assert picture.mode == "L" and set(picture.tobytes()) == {255}
 
 
 @pytest.mark.parametrize("short_side", [None, 50])

@@ -13,7 +13,7 @@ from weight_files import CLASSES, tiny_arch, tiny_weights
 from squeezenet_jax.network import architecture
 from squeezenet_jax.network.model import SqueezeNet
 from squeezenet_jax.system.errors import UserError
-from squeezenet_jax.weights.bundle import PREPROCESSINGS, Preprocessing, flatten, parameter_shapes, unflatten
+from squeezenet_jax.weights.bundle import PREPROCESSINGS, Preprocessing, flatten, listing, parameter_shapes, unflatten
 from squeezenet_jax.weights.formats import metadata
 
 VARIANTS = list(itertools.product(architecture.VERSIONS, architecture.BYPASSES, architecture.GEOMETRIES))
@@ -87,9 +87,27 @@ def test_parts_that_do_not_fit_are_refused(fields):
         dataclasses.replace(tiny_weights(), **fields)
 
 
+def test_a_network_takes_the_channels_that_its_preprocessing_gives_and_images_as_large():
+    grey = tiny_weights(channels=1).preprocessing
+    with pytest.raises(UserError, match="preprocessing caffe gives 1 channels, the network takes 3"):
+        dataclasses.replace(tiny_weights(), preprocessing=grey)
+    with pytest.raises(UserError):
+        dataclasses.replace(tiny_weights(), preprocessing=dataclasses.replace(PREPROCESSINGS["caffe"], crop=1))
+
+
 @pytest.mark.parametrize(
     "fields",
-    [{"crop": 300}, {"crop": 0}, {"resize": 5000}, {"std": (0.0,)}, {"mean": (1.0, 2.0)}, {"scale": float("nan")}],
+    [
+        {"crop": 300},
+        {"crop": 0},
+        {"resize": 5000},
+        {"std": (0.0,)},
+        {"std": (float("inf"),)},
+        {"mean": (1.0, 2.0)},
+        {"mean": (float("nan"),)},
+        {"scale": float("nan")},
+        {"channel_order": "L"},
+    ],
 )
 def test_impossible_preprocessing_is_refused(fields):
     with pytest.raises(UserError, match="preprocessing"):
@@ -131,6 +149,21 @@ def test_metadata_that_are_not_a_description_are_refused(text):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('"version": 1,', '"version": 1, "version": 1,', "a key occurs twice"),
+        ('"scale": 1.0,', '"scale": NaN,', "NaN is not a number"),
+        ('"scale": 1.0,', '"scale": -Infinity,', "-Infinity is not a number"),
+    ],
+)
+def test_what_only_pythons_json_takes_is_refused(before, after, message):
+    text = metadata.describe(tiny_weights())
+    assert text.count(before) == 1
+    with pytest.raises(UserError, match=f"metadata: not valid JSON .{message}"):
+        metadata.parse(text.replace(before, after))
+
+
 def test_a_table_that_would_need_long_computations_is_refused():
     groups = tiny_arch().groups
     for arch in (
@@ -139,9 +172,19 @@ def test_a_table_that_would_need_long_computations_is_refused():
         dataclasses.replace(tiny_arch(), groups=()),
         dataclasses.replace(tiny_arch(), stem=architecture.StemSpec(1 << 60, 3, 2)),
         dataclasses.replace(tiny_arch(), conv10_padding=1 << 60),
+        dataclasses.replace(tiny_arch(), caffe_conv10_padding=1 << 60),
+        dataclasses.replace(tiny_arch(), dropout=1),
+        dataclasses.replace(tiny_arch(), stem=architecture.StemSpec(4, 3, 0)),
     ):
         with pytest.raises(UserError, match="architecture"):
             parameter_shapes(arch, channels=3, num_classes=CLASSES)
+    with pytest.raises(UserError, match="1000001 classes"):
+        parameter_shapes(tiny_arch(), channels=3, num_classes=1_000_001)
+
+
+def test_a_listing_counts_what_it_leaves_out():
+    assert listing("abcdef") == "a, b, c, d, e, f"
+    assert listing("abcdefgh") == "a, b, c, d, e, f and 2 more"
 
 
 def test_preprocessing_is_what_the_publishers_document():

@@ -7,8 +7,11 @@ import pytest
 from weight_files import (
     CLASSES,
     assert_same_params,
+    blob,
     caffemodel,
     deep_compression,
+    field,
+    oihw,
     refused,
     sparse,
     tiny_arch,
@@ -64,6 +67,9 @@ def test_wrong_caffemodels_are_refused(write):
         (b"\xa2\x06\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "truncated"),
         (b"\x0b" * 20, "wire type 3"),
         (b"\xff" * 20, "more than ten bytes"),
+        (caffemodel(params) + b"\x02\0", "field number 0"),
+        (caffemodel(params) + b"\x08\0" * (caffe_reader.MAX_FIELDS + 1), "has more than 200000 fields"),
+        (caffemodel(unflatten({**flat, "conv1/bias": np.zeros((2, 2))})), r"\(2, 2\) are not the shapes of a kernel"),
     ):
         refused(write("w.caffemodel", content), message)
 
@@ -76,7 +82,7 @@ def test_a_last_layer_that_was_renamed_for_fine_tuning_is_conv10(write, version,
     flat = {key.replace("conv10", name): x for key, x in flatten(first.params).items()}
     again = weights.load(write("w.caffemodel", caffemodel(unflatten(flat), old=old, sums=4)))
     assert_same_params(again.params, first.params)
-    assert again.provenance[caffe_reader.RENAMED] == name
+    assert again.provenance[caffe_reader.RENAMED] == name and again.provenance["format"] == "caffemodel"
     assert caffe_reader.RENAMED not in weights.load(write("w.caffemodel", caffemodel(first.params))).provenance
 
 
@@ -89,6 +95,33 @@ def test_only_a_layer_that_can_be_conv10_is_taken_for_it(write):
         refused(write("w.caffemodel", caffemodel(unflatten(wrong))), "missing conv10/kernel.*surplus score/kernel")
     two = {f"first/{part}": flat[f"score/{part}"] for part in ("kernel", "bias")} | flat
     refused(write("w.caffemodel", caffemodel(unflatten(two))), "surplus first/kernel")
+
+
+def one_layer(*blobs):
+    """A NetParameter with a layer of these blobs."""
+    return field(100, field(1, b"conv1") + b"".join(field(7, content) for content in blobs))
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_layer_has_a_kernel_and_a_bias_and_nothing_else(write, number):
+    """A BatchNorm has three blobs, a convolution without bias one."""
+    content = one_layer(*[blob(np.zeros((4, 3, 3, 3)))] * number)
+    refused(write("w.caffemodel", content), f"layer conv1: {number} blobs instead of kernel and bias")
+
+
+def test_what_protobuf_allows_is_read(write):
+    """Data in several pieces, which are one after the other, and a negative number, which has ten bytes."""
+    first = tiny_weights()
+    whole = caffemodel({name: module for name, module in first.params.items() if name != "conv1"})
+    flat = oihw(flatten(first.params))
+    pieces = []
+    for part in ("kernel", "bias"):
+        x = flat[f"conv1/{part}"]
+        start, end = (x.ravel()[piece].astype("<f4").tobytes() for piece in (slice(None, 2), slice(2, None)))
+        shape = blob(x).removesuffix(field(5, start + end))
+        pieces.append(shape + field(5, start) + field(5, end))
+    content = one_layer(*pieces) + whole + field(1000, (1 << 64) - 1)
+    assert_same_params(weights.load(write("w.caffemodel", content)).params, first.params)
 
 
 # -- Deep Compression ------------------------------------------------------------------------------------------------
@@ -135,3 +168,17 @@ def test_wrong_deep_compression_files_are_refused(write):
     far[-200:] = b"\xff" * 200
     with pytest.raises(UserError, match="outside the kernel"):
         net.decode(bytes(far), first.arch, channels=3, num_classes=CLASSES)
+
+
+def test_the_last_weight_of_a_kernel_can_be_stored_and_none_behind_it():
+    first = tiny_weights()
+    flat = {name: np.zeros_like(x) for name, x in flatten(first.params).items()}
+    assert flat["conv10/kernel"].size == 96
+    flat["conv10/kernel"].transpose(3, 2, 0, 1).flat[[80, 95]] = 1
+    content = bytearray(deep_compression(unflatten(flat)))
+    tensors = net.decode(bytes(content), first.arch, channels=3, num_classes=CLASSES)
+    assert_same_params(unflatten(tensors), unflatten(flat))
+    assert content[-1] == 14  # the gap between the two
+    content[-1] = 15
+    with pytest.raises(UserError, match="conv10: position 96 is outside the kernel of 96 weights"):
+        net.decode(bytes(content), first.arch, channels=3, num_classes=CLASSES)

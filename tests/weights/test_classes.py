@@ -81,6 +81,40 @@ def test_accents_are_the_same_however_a_system_writes_them():
     assert classes.match(("niño", "été"), 2, data).numbers == (1, 0)
 
 
+def test_spaces_around_a_name_are_no_part_of_it():
+    assert classes.match(("cat", "dog "), 2, (" dog", "cat")).numbers == (1, 0)
+
+
+def test_folders_that_are_the_same_name_are_not_matched():
+    """As ` cat` and `cat` on a disk; or one more would be evaluated than the network has."""
+    with pytest.raises(UserError, match="has 3 class folders; the network has 2 classes"):
+        classes.match(("cat", "dog"), 2, ("cat", "dog", "dog "))
+
+
+@pytest.mark.parametrize("last", ["3rd", "３", "²"])
+def test_only_ascii_digits_alone_are_numbers(last):
+    with pytest.raises(UserError, match="other classes"):
+        classes.match(NAMES, 4, ("0", "1", "2", last))
+
+
+def test_wnids_stand_for_imagenets_names_only_where_all_of_both_are_there():
+    wnids = [f"n{number:08}" for number in range(1000)]
+    names = ["tench", "goldfish", *(f"thing {number}" for number in range(998))]
+    assert classes.match(names, 1000, wnids).how == "position"
+    for network, data in (
+        (["tench", "gold", *names[2:]], wnids),
+        (names, [wnids[1], wnids[0], *wnids[2:]]),
+        (names[:10], wnids[:10]),
+    ):
+        with pytest.raises(UserError, match="other classes"):
+            classes.match(network, len(network), data)
+
+
+def test_a_name_that_stands_twice_in_either_list_contradicts_nothing():
+    classes.check_labels(("crane", "dog", "crane"), ("Kran", "crane", "Vogel"))
+    classes.check_labels(("dog", "crane"), ("crane", "crane"))
+
+
 def test_labels_may_translate_but_not_contradict():
     classes.check_labels(NAMES, NAMES)
     classes.check_labels(NAMES, ("Katze", "Hund", "emu", "Fuchs"))

@@ -24,6 +24,8 @@ from squeezenet_jax.network import architecture
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import PREPROCESSINGS
 from squeezenet_jax.weights.bundle import flatten
+from squeezenet_jax.weights.formats import metadata
+from squeezenet_jax.weights.formats.state_dicts import OTHERS, TAKEN
 
 VERSIONS = tuple(architecture.VERSIONS)
 
@@ -156,6 +158,7 @@ def test_what_torchvision_cannot_compute_is_not_written_in_its_layout(tmp_path):
     assert not path.exists()
 
 
+@pytest.mark.filterwarnings("error")
 def test_torchvision_tensors_that_do_not_fit_are_refused(write):
     tensors = state_dict(tiny_weights())
     for changed, message in (
@@ -164,7 +167,7 @@ def test_torchvision_tensors_that_do_not_fit_are_refused(write):
         ({**tensors, "features.0.bias": np.zeros(9, np.float32)}, "wrong shape conv1/bias"),
         ({**tensors, "features.0.weight": np.zeros((4, 3, 5, 5), np.float32)}, "neither v1.0's"),
         ({**tensors, "features.0.bias": np.full(4, np.nan, np.float32)}, "not finite"),
-        ({**tensors, "features.0.bias": np.full(4, 1e300)}, "not finite"),
+        ({**tensors, "features.0.bias": np.full(4, 1e300)}, "not finite"),  # and numpy does not warn of it
         ({**tensors, "features.0.bias": np.zeros(4, np.int32)}, "type I32 is not allowed"),
         ({"weight": np.zeros(4, np.float32)}, "neither this project's metadata nor torchvision's names"),
         ({}, "neither"),
@@ -177,6 +180,27 @@ def test_own_layout_without_metadata_is_refused(write):
     refused(write("w.safetensors", safetensors.numpy.save(flat)), "neither this project's metadata")
 
 
+def test_own_layout_with_other_tensors_is_refused(write):
+    first = tiny_weights()
+    flat = {name: np.ascontiguousarray(x) for name, x in flatten(first.params).items()}
+    text = {metadata.METADATA_KEY: metadata.describe(first)}
+    for changed, message in (
+        (without(flat, "conv10/bias"), "missing conv10/bias"),
+        ({**flat, "conv11/bias": np.zeros(3, np.float32)}, "surplus conv11/bias"),
+        ({**flat, "conv10/bias": np.zeros(3, np.int32)}, "conv10/bias: type I32 is not allowed"),
+    ):
+        refused(write("w.safetensors", safetensors.numpy.save(changed, text)), message)
+
+
+def test_which_of_two_networks_was_taken_is_recorded_beside_the_file(write):
+    """In .safetensors as in torch's files."""
+    first, second = tiny_weights(seed=0), tiny_weights(seed=1)
+    both = {f"{name}.{key}": x for name, w in (("ema", second), ("net", first)) for key, x in state_dict(w).items()}
+    again = weights.load(write("w.safetensors", safetensors.numpy.save(both)))
+    assert_same_params(again.params, first.params)
+    assert [again.provenance[key] for key in (TAKEN, OTHERS, "format")] == ["net", "ema", "safetensors"]
+
+
 # -- all of them -----------------------------------------------------------------------------------------------------
 
 
@@ -184,6 +208,18 @@ def test_format_is_told_by_content_where_it_can_be(write):
     first = tiny_weights()
     path = write("w.bin", safetensors.numpy.save(state_dict(first)))
     assert_same_params(weights.load(path).params, first.params)
+
+
+def test_parameters_are_in_the_networks_order_and_contiguous_whatever_the_file(write):
+    first = tiny_weights()
+    backwards = dict(reversed(first.params.items()))
+    for name, content in (
+        ("w.caffemodel", caffemodel(backwards)),
+        ("w.pth", torch_zip(dict(reversed(state_dict(first).items())))),
+    ):
+        flat = flatten(weights.load(write(name, content)).params)
+        assert list(flat) == list(first.shapes())
+        assert all(x.flags.c_contiguous for x in flat.values())
 
 
 def test_a_header_may_have_any_length(tmp_path):
@@ -206,6 +242,7 @@ def test_files_that_are_nothing_known_are_refused(write, tmp_path):
     refused(write("w.txt", b"hello, world"), "no known format")
     refused(tmp_path / "missing.pth", "no such file")
     refused(tmp_path, "not a run")
+    refused(write("w.caffemodel", caffemodel(tiny_weights().params)), "complex has parameters", bypass="complex")
     for options in ({"preprocessing": "keras"}, {"bypass": "complex"}, {"bypass": "both"}):
         with pytest.raises(UserError):
             weights.load(write("w.caffemodel", caffemodel(tiny_weights().params)), **options)

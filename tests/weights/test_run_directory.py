@@ -138,3 +138,51 @@ def test_images_with_other_channels_are_refused(finished):
     data = dataclasses.replace(finished[1].data, channels=2)
     with pytest.raises(UserError, match="channels"):
         run_directory.preprocessing(data)
+
+
+def test_every_setting_of_the_evaluation_is_in_the_preprocessing(finished):
+    data = dataclasses.replace(finished[1].data, channels=3, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), eval_resize=24)
+    expected = weights.Preprocessing(
+        "training", 16, "squash", 16, "RGB", 1 / 255, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), data.exif_orientation
+    )
+    assert run_directory.preprocessing(dataclasses.replace(data, crop="whole")) == expected
+    cut = run_directory.preprocessing(dataclasses.replace(data, crop="random_resized"))
+    assert cut == dataclasses.replace(expected, resize=24, mode="short_side")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "labels"),
+    [
+        (list("abcdefghij"), tuple("abcdefghij")),
+        (list("abc"), ()),
+        ([*"abcdefghi", 9], ()),
+        ("abcdefghij", ()),
+        (None, ()),
+    ],
+)
+def test_class_names_are_the_runs_where_it_has_one_for_each_class(run, recorded, labels):
+    description = json.loads((run[0] / "run.json").read_text())
+    description["dataset"] = {"class_names": recorded}
+    (run[0] / "run.json").write_text(json.dumps(description))
+    assert weights.load(run[0]).labels == labels
+
+
+def test_whence_it_comes_is_recorded_as_far_as_it_is_text(run):
+    description = json.loads((run[0] / "run.json").read_text()) | {"git": 7}
+    (run[0] / "run.json").write_text(json.dumps(description))
+    provenance = weights.load(run[0]).provenance
+    assert (provenance["preset"], provenance["dataset"]) == ("digits", "digits") and "git" not in provenance
+
+
+def test_a_checkpoint_of_another_network_is_refused(run):
+    description = (run[0] / "run.json").read_text()
+    (run[0] / "run.json").write_text(description.replace('"width": 0.5', '"width": 0.25'))
+    with pytest.raises(UserError, match="does not fit the settings in run"):
+        weights.load(run[0])
+
+
+def test_too_large_a_description_is_not_read(run):
+    description = run[0] / "run.json"
+    description.write_text(description.read_text() + " " * run_directory.MAX_RUN_JSON)
+    with pytest.raises(UserError, match=r"no readable run\.json"):
+        weights.load(run[0])

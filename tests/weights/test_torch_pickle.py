@@ -228,6 +228,29 @@ def test_tensors_that_lie_about_their_storage_are_refused(write, claims, message
     refused(write(torch_zip(first, content=b"\x80\x02}(" + items + b"u.")), message)
 
 
+def replaced_bias(bias, **claims):
+    """The pickle and the storages of a network whose features.0.bias is a tensor of these claims in `bias`."""
+    arrays = {**state_dict(tiny_weights()), "features.0.bias": bias}
+    items = b""
+    for i, (name, x) in enumerate(arrays.items()):
+        is_bias = name == "features.0.bias"
+        items += text(name) + (
+            one_tensor(key=str(i), **claims) if is_bias else tensor_pickle(x, str(i), "Float", False)
+        )
+    return torch_zip(arrays, content=b"\x80\x02}(" + items + b"u.")
+
+
+def test_a_tensor_begins_at_its_offset_in_its_storage(write):
+    storage = np.arange(9, dtype=np.float32)
+    path = write(replaced_bias(storage, offset=2, strides=(2,), numel=9))
+    np.testing.assert_array_equal(weights.load(path).params["conv1"]["bias"], [2, 4, 6, 8])
+
+
+def test_a_small_storage_is_not_blown_up(write):
+    """By strides of 0, with which every shape lies inside of any storage."""
+    refused(write(replaced_bias(np.ones(1, np.float32), strides=(0,), numel=1)), "outside of its storage of 1 values")
+
+
 def test_a_zip_bomb_is_refused(write):
     tensors = state_dict(tiny_weights())
     refused(write(torch_zip(tensors, compression=zipfile.ZIP_DEFLATED)), "compressed")
@@ -255,3 +278,29 @@ def test_damaged_archives_are_refused(write):
     legacy = torch_legacy(tensors)
     refused(write(legacy[:-1]), "truncated")
     refused(write(legacy + b"\0"), "left behind")
+
+
+def test_legacy_files_that_contradict_themselves_are_refused(write):
+    tensors = state_dict(tiny_weights())
+    content = torch_legacy(tensors)
+    keys = pickle.dumps([str(i) for i in range(len(tensors))], 2)
+    sizes = struct.pack("<q", tensors["features.0.weight"].size)
+    data = content.index(keys) + len(keys)
+    assert content[data : data + 8] == sizes
+    for changed, message in (
+        (pickle.dumps(7, 2) + content, "a pickle, but not one of torch.save"),
+        (content.replace(b"M\xe9\x03.", b"M\xea\x03.", 1), "its first pickles are not torch's"),
+        (content.replace(b"little_endianq\x02\x88", b"little_endianq\x02\x89", 1), "not little-endian"),
+        (content.replace(keys, pickle.dumps(["77"], 2)), "list of storages does not match"),
+        (content.replace(keys, keys.replace(b"X\x01\0\0\x000", b"X\x01\0\0\0x")), "list of storages does not match"),
+        (content[:data] + struct.pack("<q", 1) + content[data + 8 :], "storage 0 claims 1 values"),
+    ):
+        assert changed != content
+        refused(write(changed), message)
+
+
+def test_an_archive_of_two_files_is_refused(write):
+    buffer = io.BytesIO(torch_zip(state_dict(tiny_weights())))
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("second/data.pkl", b"}.")
+    refused(write(buffer.getvalue()), "2 members are called data.pkl")

@@ -1,6 +1,7 @@
 """Starting a training from weights: what is taken over, what is refused, what stays frozen."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -109,6 +110,7 @@ def test_bgr_weights_compute_on_rgb_what_they_computed_on_bgr(tiny, tmp_path):
     ("changes", "message"),
     [
         ({"data__mean": (0.4,)}, r"data\.mean: \(0\.4,\) is not what the weights expect, \(0\.5,\)"),
+        ({"data__std": (0.4,)}, r"data\.std: \(0\.4,\) is not what the weights expect, \(0\.5,\)"),
         ({"data__channels": 3}, r"data\.channels: 3 does not match model\.init_from, which takes 1"),
         ({"model__geometry": "caffe"}, r"model\.geometry: caffe is not that of the weights .*, which is same$"),
         ({"model__version": "v1.1"}, r"model\.init_from: the weights have another stem or other pools"),
@@ -127,6 +129,59 @@ def test_what_does_not_fit_is_refused(tiny, tmp_path, changes, message):
     with pytest.raises(UserError, match=message) as caught:
         transfer.initial_params(settings.model, settings.data)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("stem.*pools", {"stem": {"pool": True}}),
+        ("geometry", {"conv10_padding": 1}),
+        ("geometry", {"pool_ceil": True}),
+    ],
+)
+def test_the_same_kernels_at_other_places_are_refused(tiny, part, changes):
+    """Weights whose tensors would all fit, of a table that differs in one number."""
+    ours = tiny().model.architecture()
+    nested = {"stem": dataclasses.replace(ours.stem, **changes["stem"])} if "stem" in changes else changes
+    theirs = dataclasses.replace(ours, **nested)
+    assert theirs != ours
+    transfer._check_geometry(ours, ours, "same")
+    with pytest.raises(UserError, match=part):
+        transfer._check_geometry(theirs, ours, "same")
+
+
+def test_a_digest_is_of_values_shapes_and_class_names_but_not_of_the_place(tiny, monkeypatch):
+    ones, names = np.ones((2, 3), np.float32), ("a", "b\udcff")  # a folder's name need not be UTF-8
+
+    def digest(params, labels):
+        monkeypatch.setattr(transfer, "load", lambda _: types.SimpleNamespace(params=params, labels=labels))
+        return transfer.digest(tiny().model)
+
+    first = digest({"x": {"kernel": ones, "bias": ones[0]}}, names)
+    assert first == digest({"x": {"bias": ones[0].copy(), "kernel": np.asfortranarray(ones)}}, names)
+    others = [
+        digest({"x": {"kernel": 2 * ones, "bias": ones[0]}}, names),
+        digest({"x": {"kernel": ones.T, "bias": ones[0]}}, names),
+        digest({"y": {"kernel": ones, "bias": ones[0]}}, names),
+        digest({"x": {"kernel": ones, "bias": ones[0]}}, names[::-1]),
+        digest({"x": {"kernel": ones, "bias": ones[0]}}, ()),
+    ]
+    assert len({first, *others}) == 6
+
+
+def test_classes_that_are_only_numbered_alike_leave_conv10_to_the_initialiser(tiny, tmp_path, insects):
+    for path in [*insects.glob("*/*")]:
+        path.rename(path.with_name(str(["ant", "bee", "cat"].index(path.name))))
+    settings = tiny(
+        model__init_from=str(tmp_path / "w.safetensors"),
+        data__name="folder",
+        data__dir=str(insects),
+        data__train_split="train",
+        data__eval_split="test",
+    )
+    params = saved(settings, tmp_path / "w.safetensors", num_classes=3, labels=("ant", "bee", "cat"))
+    got = transfer.initial_params(settings.model, settings.data)
+    assert params.keys() - got.keys() == {"conv10"}
 
 
 def test_nothing_can_be_frozen_without_weights(tiny):
