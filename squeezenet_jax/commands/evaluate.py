@@ -42,8 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class Examples(NamedTuple):
     """N images with their classes in the network's numbers."""
 
-    label: Sequence[int]
-    read: "Callable[[int], np.ndarray]"  # float32 [H, W, C], normalised; `UserError` where it cannot be read
+    size: int  # N
+    # number -> (float32 [H, W, C], normalised; class); `UserError` where the image cannot be read
+    read: "Callable[[int], tuple[np.ndarray, int]]"
     matched: "Matched"
     ignored: Sequence[str] = ()  # files that are no images by their place, with reasons
 
@@ -115,10 +116,11 @@ def of_folder(folder: Path, weights: "Weights", *, by_position: bool) -> Example
     if not found.items:
         raise UserError(f"{where}: has no files in its class folders")
 
-    def read(number: int) -> "np.ndarray":
-        return read_image(Path(found.items[number].path), weights.preprocessing)
+    def read(number: int) -> "tuple[np.ndarray, int]":
+        item = found.items[number]
+        return read_image(Path(item.path), weights.preprocessing), matched.numbers[item.label]
 
-    return Examples([matched.numbers[item.label] for item in found.items], read, matched, found.ignored)
+    return Examples(len(found.items), read, matched, found.ignored)
 
 
 def of_dataset(name: str, directory: str, split: str, weights: "Weights", *, by_position: bool) -> Examples:
@@ -127,7 +129,7 @@ def of_dataset(name: str, directory: str, split: str, weights: "Weights", *, by_
     from PIL import Image
 
     from squeezenet_jax.data import catalog, sources
-    from squeezenet_jax.data.images.decoding import Undecodable
+    from squeezenet_jax.data.images.decoding import Undecodable, as_mode
     from squeezenet_jax.settings import DataSettings
     from squeezenet_jax.weights import classes
     from squeezenet_jax.weights.images import decode_image, preprocess
@@ -157,31 +159,21 @@ def of_dataset(name: str, directory: str, split: str, weights: "Weights", *, by_
     if isinstance(source, sources.InMemory):
         image_NHWC, label_N = source.image, source.label
 
-        def read(number: int) -> np.ndarray:
-            return preprocess(_as_channels(Image.fromarray(image_NHWC[number, ..., 0]), weights), weights.preprocessing)
+        def read(number: int) -> tuple[np.ndarray, int]:
+            picture = as_mode(Image.fromarray(image_NHWC[number, ..., 0]), weights.channels)
+            return preprocess(picture, weights.preprocessing), matched.numbers[label_N[number]]
 
-        labels = label_N.tolist()
     else:
         assert isinstance(source, sources.Encoded)
         records = source.records
 
-        def read(number: int) -> np.ndarray:
-            ((content, _),) = records.fetch([number])
+        def read(number: int) -> tuple[np.ndarray, int]:
+            ((content, label),) = records.fetch([number])
             if isinstance(content, Undecodable):
                 raise UserError(f"{records.name(number)}: {content}")
-            return decode_image(content, records.name(number), weights.preprocessing)
+            return decode_image(content, records.name(number), weights.preprocessing), matched.numbers[label]
 
-        labels = [label for start in range(0, len(records), 1000) for label in _labels(records, start)]
-    return Examples([matched.numbers[label] for label in labels], read, matched)
-
-
-def _as_channels(picture: Any, weights: "Weights") -> Any:
-    return picture if weights.channels == 1 else picture.convert("RGB")
-
-
-def _labels(records: Any, start: int) -> list[int]:
-    stop = min(start + 1000, len(records))
-    return [label for _, label in records.fetch(range(start, stop))]
+    return Examples(len(source), read, matched)
 
 
 def evaluate(weights: "Weights", examples: Examples, batch_size: int) -> tuple[dict[str, Any], list[str]]:
@@ -196,8 +188,7 @@ def evaluate(weights: "Weights", examples: Examples, batch_size: int) -> tuple[d
     from squeezenet_jax.weights.inference import compile_forward
 
     unreadable: list[str] = []
-    count = len(examples.label)
-    size = min(batch_size, count)
+    count, size = examples.size, min(batch_size, examples.size)
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
         p = weights.preprocessing
@@ -206,11 +197,11 @@ def evaluate(weights: "Weights", examples: Examples, batch_size: int) -> tuple[d
             label, mask = np.zeros(size, np.int32), np.zeros(size, np.int32)
             for place, number in enumerate(range(start, min(start + size, count))):
                 try:
-                    image[place] = examples.read(number)
+                    image[place], label[place] = examples.read(number)
                 except UserError as error:
                     unreadable.append(str(error))
                 else:
-                    label[place], mask[place] = examples.label[number], 1
+                    mask[place] = 1
             yield {"image": image, "label": label, "mask": mask}
 
     forward, tally = compile_forward(weights, size, count), jax.jit(objective.tally)

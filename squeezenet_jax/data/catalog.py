@@ -1,4 +1,4 @@
-"""What a dataset holds, and whether a config fits it: known names, TFDS directories, folders. Standard library only."""
+"""What a dataset holds, and whether a config fits it: known names, TFDS directories, folders. No jax."""
 
 import dataclasses
 import difflib
