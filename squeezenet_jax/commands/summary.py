@@ -4,22 +4,20 @@ import argparse
 import dataclasses
 import json
 
+from squeezenet_jax import settings
 from squeezenet_jax.network import architecture
 from squeezenet_jax.network.trace import count, trace
 
+# The settings that make a table; each is an option, with its default and meaning.
+TABLE = ("version", "bypass", "stem", "geometry", "width", "base_e", "incr_e", "freq", "squeeze_ratio", "pct3x3")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    paper = architecture.Metaparameters()
-    parser.add_argument("--version", default="v1.0", help="v1.0 or v1.1")
-    parser.add_argument("--bypass", default="none", help="none, simple or complex")
-    parser.add_argument("--stem", default="card", help="card, or small for images of 8 to 64 px")
-    parser.add_argument("--geometry", default="same", help="same (the model card), caffe or torchvision")
-    parser.add_argument("--width", type=float, default=1.0, help="multiplies the filters of conv1 and the fires")
-    parser.add_argument("--base-e", type=int, default=paper.base_e, help="expand filters of the first fire")
-    parser.add_argument("--incr-e", type=int, default=paper.incr_e, help="expand filters added every --freq fires")
-    parser.add_argument("--freq", type=int, default=paper.freq)
-    parser.add_argument("--squeeze-ratio", type=float, default=paper.squeeze_ratio, help="squeeze / expand filters")
-    parser.add_argument("--pct3x3", type=float, default=paper.pct3x3, help="share of expand filters that are 3x3")
+    declared = {row.name: row for row in settings.ROWS}
+    for name in TABLE:
+        _, _, default, rule = declared[f"model.{name}"]
+        meaning = f"{rule.meaning}; {rule.allowed} (default: {default})"
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=meaning)
     parser.add_argument("--image-size", type=int, default=224, help="px")
     parser.add_argument("--channels", type=int, default=3)
     parser.add_argument("--num-classes", type=int, default=1000)
