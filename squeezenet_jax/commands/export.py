@@ -8,7 +8,7 @@ from squeezenet_jax.commands import arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("weights", metavar="WEIGHTS", help="any file or run that `convert` reads")
+    parser.add_argument("weights", metavar="WEIGHTS", help="any file, run or name that `convert` reads")
     parser.add_argument(
         "out", metavar="OUT", type=arguments.path_of, help="a path that ends in .onnx, .stablehlo or .tflite"
     )
