@@ -143,9 +143,8 @@ def _hub(text: str, suffixes: tuple[str, ...]) -> Found:
     if match is None:
         raise UserError("is not allowed; it must be hf:OWNER/NAME, and may have @REVISION and then /FILE behind it")
     repository, revision, file = match[1], match[2] or "main", match[3]
-    hub: Any = _client()
-    errors = importlib.import_module("huggingface_hub.errors")
-    where = f"{hub.constants.ENDPOINT}/{repository}"
+    hub, constants, errors = (_client(part) for part in ("", ".constants", ".errors"))
+    where = f"{constants.ENDPOINT}/{repository}"
     sizes: dict[str, int] = {}
     try:
         found = hub.HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=TIMEOUT)
@@ -162,9 +161,9 @@ def _hub(text: str, suffixes: tuple[str, ...]) -> Found:
         raise UserError(f"{shown(repository)} is no name of a repository") from None
     except (OSError, errors.HTTPError, json.JSONDecodeError) as error:
         if sizes:
-            cache = f"in {hub.constants.HF_HUB_CACHE}, which HF_HOME moves"
+            cache = f"in {constants.HF_HUB_CACHE}, which HF_HOME moves"
             raise UserError(f"{where} cannot be downloaded ({_reason(error)}); files are kept {cache}") from None
-        paths = _kept(hub, repository, revision, file, _reason(error))
+        paths = _kept(repository, revision, file, where, _reason(error))
     for path in paths:
         _check_digest(path)
     snapshot = paths[0].parents[len(Path(file).parts) - 1 if file else 0]
@@ -186,17 +185,16 @@ def _chosen(sizes: Mapping[str, int], file: str | None, suffixes: tuple[str, ...
     return chosen[:MAX_FILES] + [CONFIG] * (not file and CONFIG in sizes)
 
 
-def _kept(hub: Any, repository: str, revision: str, file: str | None, reason: str) -> list[Path]:
+def _kept(repository: str, revision: str, file: str | None, where: str, reason: str) -> list[Path]:
     """What `_hub` downloaded earlier; for where the hub does not answer."""
-    where = f"{hub.constants.ENDPOINT}/{repository}"
     try:
-        snapshot = Path(hub.snapshot_download(repository, revision=revision, local_files_only=True))
+        snapshot = Path(_client().snapshot_download(repository, revision=revision, local_files_only=True))
         paths = [snapshot / file] if file else sorted(path for path in snapshot.iterdir() if path.is_file())
     except OSError:
         paths = []
     if not paths or not paths[0].is_file():
         raise UserError(
-            f"{where} cannot be reached ({reason}), and {hub.constants.HF_HUB_CACHE} has no copy; try again with a "
+            f"{where} cannot be reached ({reason}), and {_client('.constants').HF_HUB_CACHE} has no copy; try again with a "
             "network, let HF_ENDPOINT name a mirror, or give the path of files that you have fetched by hand"
         )
     if snapshot.name != revision:
@@ -223,9 +221,10 @@ def _check_digest(path: Path) -> None:
         raise UserError(f"{path.name} is not what the hub has: its digest is not {blob.name[:8]}...; it was removed")
 
 
-def _client() -> Any:
+def _client(part: str = "") -> Any:
+    """`huggingface_hub`, or a module in it."""
     try:
-        return importlib.import_module("huggingface_hub")
+        return importlib.import_module(f"huggingface_hub{part}")
     except ImportError:
         raise UserError(
             "needs huggingface_hub, which is not installed: pip install -r requirements-hub.txt, or this package with "
