@@ -194,8 +194,8 @@ def _kept(repository: str, revision: str, file: str | None, where: str, reason: 
         paths = []
     if not paths or not paths[0].is_file():
         raise UserError(
-            f"{where} cannot be reached ({reason}), and {_client('.constants').HF_HUB_CACHE} has no copy; try again with a "
-            "network, let HF_ENDPOINT name a mirror, or give the path of files that you have fetched by hand"
+            f"{where} cannot be reached ({reason}), and no copy of it is here; try again with a network, let "
+            "HF_ENDPOINT name a mirror, or fetch the files by hand and give their path"
         )
     if snapshot.name != revision:
         note = f"the copy of {revision} that was downloaded earlier is used, commit {snapshot.name}"
