@@ -170,9 +170,7 @@ that for other programs."""
 
 def _input(weights: Weights) -> str:
     p = weights.preprocessing
-    size = (
-        f"{p.resize} px on its short side" if p.mode == "short_side" else f"{p.resize} × {p.resize} px, squashed to it"
-    )
+    size = f"{p.resize} px on its short side" if p.mode == "short_side" else f"{p.resize} × {p.resize} px in any case"
     channels = {"RGB": "red, green, blue", "BGR": "blue, green, red", "L": "one, grey"}[p.channel_order]
     pixel = {1.0: "pixel", 1 / 255: "pixel / 255"}.get(p.scale, f"pixel × {p.scale:g}")
     steps = [f"Resize it to {size} (bilinear, with antialiasing)."]
@@ -188,8 +186,8 @@ def _input(weights: Weights) -> str:
 
 {listed}
 
-{assumed if ASSUMED in weights.provenance else ""}`classify` and `predict` turn a photograph by its EXIF orientation.
-To measure the accuracy, it is {"" if p.exif_orientation else "not "}turned."""
+{assumed if ASSUMED in weights.provenance else ""}`classify` and `predict` first turn a photograph as its EXIF orientation
+says. In training and evaluation, photographs {"were" if p.exif_orientation else "were not"} turned."""
 
 
 def _classes(weights: Weights) -> str:

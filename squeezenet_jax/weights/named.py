@@ -82,9 +82,7 @@ def _torchvision(name: str) -> Path:
             with path.open("rb") as kept:
                 if hashlib.file_digest(kept, "sha256").hexdigest().startswith(expected):
                     return path
-            print(
-                f"note: {path} is damaged, its SHA-256 does not begin with {expected}: it is replaced", file=sys.stderr
-            )
+            print(f"note: {path} is damaged (its SHA-256 is not {expected}...) and is replaced", file=sys.stderr)
         path.parent.mkdir(parents=True, exist_ok=True)  # before the download: where there is no place, it is no use
         content = _download(f"{base.rstrip('/')}/{file}", path)
         digest = hashlib.sha256(content).hexdigest()

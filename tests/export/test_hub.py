@@ -74,7 +74,7 @@ def test_a_runs_folder_says_what_the_run_says_and_loads_by_its_path(workdir, cap
         f"**30.00 %**: 15 of 50; 95 % interval {100 * interval.low:.2f} to {100 * interval.high:.2f} % |",
         "| top-5 accuracy | 56.00 % |",
         "always answering the commonest class: 12.00 % |",
-        "Resize it to 8 × 8 px, squashed",
+        "Resize it to 8 × 8 px in any case (bilinear",
         "with mean 0.5 and std 0.5",
         "10, in this order: `digit 0`, `digit 1`",
         "From scratch: 2 epochs in batches of 16 images, with adamw",
