@@ -180,14 +180,15 @@ def _input(weights: Weights) -> str:
     steps.append(f"Normalise: ({pixel} − mean) / std, with mean {_text(p.mean)} and std {_text(p.std)}.")
     listed = "\n".join(f"{number}. {step}" for number, step in enumerate(steps, start=1))
     assumed = "**This is an assumption**: the file that was exported does not say it.\n\n"
+    turned = "were" if p.exif_orientation else "were not"
     return f"""## Input
 
 `squeezenet_jax` does this to an image by itself; other programs have to:
 
 {listed}
 
-{assumed if ASSUMED in weights.provenance else ""}`classify` and `predict` first turn a photograph as its EXIF orientation
-says. In training and evaluation, photographs {"were" if p.exif_orientation else "were not"} turned."""
+{assumed if ASSUMED in weights.provenance else ""}In training and evaluation, photographs {turned} turned by their EXIF
+orientation. `classify` and `predict` turn them first."""
 
 
 def _classes(weights: Weights) -> str:
