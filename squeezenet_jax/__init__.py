@@ -24,7 +24,8 @@ The table of a variant, without a network:
     for layer in trace(build("v1.0", bypass="complex"), image_size=224, num_classes=1000):
         print(f"{layer.name:20}{layer.shape!s:16}{layer.params:10,}{layer.macs:14,}")
 
-`save` writes weights as .safetensors, `export_weights` as .onnx, .stablehlo or .tflite. Wrong input raises `UserError`.
+`save` writes weights as .safetensors, `export_weights` as .onnx, .stablehlo or .tflite, `export_hub` as a folder for a
+model hub. Wrong input raises `UserError`.
 
 A name is imported when it is first used, so `import squeezenet_jax` takes no time: no jax, NumPy or Pillow. Read next:
 `network/architecture.py`.
@@ -35,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from squeezenet_jax.export import export_weights as export_weights
+    from squeezenet_jax.export.hub import export_hub as export_hub
     from squeezenet_jax.network.architecture import Architecture as Architecture
     from squeezenet_jax.network.architecture import Metaparameters as Metaparameters
     from squeezenet_jax.network.architecture import build as build
@@ -61,6 +63,7 @@ _OWNERS = {
     "build": "network.architecture",
     "classify": "weights.classify",
     "count": "network.trace",
+    "export_hub": "export.hub",
     "export_weights": "export",
     "load": "weights",
     "save": "weights",

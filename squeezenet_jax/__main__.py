@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     convert.add_arguments(commands.add_parser("convert", help="published weights, or a run's, to .safetensors"))
     predict.add_arguments(commands.add_parser("predict", help="the most probable classes of image files"))
     evaluate.add_arguments(commands.add_parser("evaluate", help="top-1 and top-5 on a folder of images"))
-    export.add_arguments(commands.add_parser("export", help="weights to .onnx, .stablehlo or .tflite"))
+    export.add_arguments(commands.add_parser("export", help="weights to .onnx, .stablehlo, .tflite or a model hub"))
     prepare.add_arguments(commands.add_parser("prepare", help="images in folders or archives to a TFDS data set"))
     benchmark.add_arguments(commands.add_parser("benchmark", help="how fast this machine reads and decodes images"))
 

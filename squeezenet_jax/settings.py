@@ -47,7 +47,7 @@ class ModelSettings:
     kernel_init: str = setting("glorot_uniform", "the card's; lecun: Caffe's; he: torchvision's", choices=KERNEL_INITS)
     lsuv_std: float = setting(1.0, "standard deviation that lsuv gives to the output of every layer", above=0)
     conv10_init: str = setting("same", "as the rest; normal_0.01: Caffe's, torchvision's", choices=CONV10_INITS)
-    init_from: str = setting("", "weights to start from: a file that `convert` reads or a run's directory; empty: none")
+    init_from: str = setting("", "weights to start from: a file or name that `convert` reads, or a run; empty: none")
     start: str = setting("init_from", "from those weights, if any, or from scratch", choices=("init_from", "scratch"))
     freeze: str = setting("none", "last module that keeps the weights it started from", choices=FREEZES)
     dtype: str = setting("float32", "of activations; parameters are float32", choices=("float32", "bfloat16"))

@@ -91,6 +91,7 @@ def test_dependencies_stand_in_requirements_files_only():
         None: "requirements.txt",
         "export": "requirements-export.txt",
         "slurm": "requirements-slurm.txt",
+        "hub": "requirements-hub.txt",
         "dev": "requirements-checks.txt",
     }
     for file in files.values():

@@ -41,9 +41,7 @@ def load_weights(path: str, args: argparse.Namespace) -> "Weights":
     from squeezenet_jax.weights.formats.state_dicts import OTHERS, TAKEN
     from squeezenet_jax.weights.formats.torchvision_layout import ASSUMED
 
-    loaded = weights.load(
-        path_of(path), preprocessing=args.preprocessing, bypass=args.bypass, state_dict=args.state_dict
-    )
+    loaded = weights.load(path, preprocessing=args.preprocessing, bypass=args.bypass, state_dict=args.state_dict)
     origin = loaded.provenance
     if args.state_dict is None and OTHERS in origin and origin.get("source") == Path(path).name:  # else it was earlier
         taken = origin.get(TAKEN, "the one at its top level")

@@ -10,7 +10,12 @@ from squeezenet_jax.network.trace import count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("src", metavar="SRC", help=".safetensors, .pth, .caffemodel, .net, or a run's directory")
+    parser.add_argument(
+        "src",
+        metavar="SRC",
+        help=".safetensors, .pth, .caffemodel, .net, a run's directory, a model hub's folder; or a name, which is "
+        "downloaded once: torchvision:squeezenet1_0, torchvision:squeezenet1_1, hf:OWNER/NAME[@REVISION][/FILE]",
+    )
     parser.add_argument("dst", metavar="DST", help=".safetensors")
     parser.add_argument(
         "--layout",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("weights", metavar="WEIGHTS", help="any file or run that `convert` reads")
+    parser.add_argument("weights", metavar="WEIGHTS", help="any file, run or name that `convert` reads")
     parser.add_argument(
         "data",
         metavar="DATA",

@@ -1,16 +1,25 @@
-"""export WEIGHTS OUT: the network as a file for another runtime, verified before it gets its name."""
+"""export WEIGHTS OUT: the network as a file for another runtime or a folder for a hub, verified before it is named."""
 
 import argparse
 import dataclasses
 import time
 
 from squeezenet_jax.commands import arguments
+from squeezenet_jax.system.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("weights", metavar="WEIGHTS", help="any file or run that `convert` reads")
+    parser.add_argument("weights", metavar="WEIGHTS", help="any file, run or name that `convert` reads")
     parser.add_argument(
-        "out", metavar="OUT", type=arguments.path_of, help="a path that ends in .onnx, .stablehlo or .tflite"
+        "out",
+        metavar="OUT",
+        type=arguments.path_of,
+        help="a path that ends in .onnx, .stablehlo or .tflite; of --format hub, a new or an empty folder",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("hub",),
+        help="hub: OUT is a folder for a model hub, with weights, config and model card",
     )
     parser.add_argument("--opset", type=int, help="of .onnx (default: 17)")
     parser.add_argument(
@@ -22,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.format == "hub":
+        return _run_hub(args)
     from squeezenet_jax import export
 
     # A wrong suffix or a missing package is told before anything is read.
@@ -36,4 +47,21 @@ def run(args: argparse.Namespace) -> int:
     image = "x".join(map(str, (network.image_size, network.image_size, network.channels)))
     print(f"{image} images, preprocessing {loaded.preprocessing.name}, {network.num_classes} classes")
     print(exported.difference)
+    return 0
+
+
+def _run_hub(args: argparse.Namespace) -> int:
+    from squeezenet_jax.export import hub
+
+    for option in ("opset", "image_size"):
+        if getattr(args, option) is not None:
+            raise UserError(f"--{option.replace('_', '-')}: is not for --format hub")
+    hub.check_out(args.out)
+    loaded = arguments.load_weights(args.weights, args)
+    loaded = dataclasses.replace(loaded, labels=arguments.labels_of(args, loaded))
+    run = arguments.path_of(args.weights)
+    out = hub.export_hub(args.out, loaded, run if (run / "run.json").is_file() else None)
+    files = ", ".join(sorted(path.name for path in out.iterdir()))
+    print(f"{args.weights} -> {args.out}: {files}; written and read back")
+    print(f"read {args.out / 'README.md'} and set its licence, then upload: hf upload OWNER/NAME {args.out}")
     return 0

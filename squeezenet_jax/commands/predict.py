@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("weights", metavar="WEIGHTS", help="any file or run that `convert` reads")
+    parser.add_argument("weights", metavar="WEIGHTS", help="any file, run or name that `convert` reads")
     parser.add_argument(
         "images", metavar="IMAGE", nargs="+", help="turned as their EXIF orientation says; what is transparent is white"
     )
@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--top: {args.top} is not allowed; it must be at least 1")
     loaded = arguments.load_weights(args.weights, args)
     labels = arguments.labels_of(args, loaded)
+    if not labels:
+        print(f"note: {args.weights} has no class names; --labels FILE gives them, one a line", file=sys.stderr)
     names, logits_NK, bad = _logits(loaded, args.images)
     if args.logits:
         try:

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,7 @@ def submit(plan: Plan, workdir: Path, options: Options, launcher: Path, argument
     unfinished = [run.name for run in plan.runs if RunDirectory(workdir / run.name).status not in FINISHED]
     if unfinished:
         _check_installed()
+        _download_weights({run.settings.model.weights for run in plan.runs if run.name in unfinished})
     sweep.claim(plan, workdir)
     jobs = read_json(logs / JOBS) or {}
     alive = _queue() if jobs and unfinished else set()
@@ -153,6 +154,17 @@ def submit(plan: Plan, workdir: Path, options: Options, launcher: Path, argument
     ids = _submit_array(task, runs, options, logs, launcher.parent, f"{plan.experiment}-{plan.preset}")
     write_json(logs / JOBS, jobs | dict(zip(runs, ids, strict=True)))
     return Submission(ids[0].split("_")[0], runs, queued, logs)
+
+
+def _download_weights(names: Collection[str]) -> None:
+    """Weights that have a name come here, once: nodes may have no network, but share the home folder's cache."""
+    for name in sorted(filter(None, names)):
+        from squeezenet_jax import weights  # jax
+
+        try:
+            weights.locate(name)
+        except UserError as error:
+            raise UserError(f"model.init_from: {name}: {error}") from None
 
 
 def _check_installed() -> None:

@@ -9,6 +9,7 @@
 | .net (Deep Compression)                 | `deep_compression`    | Caffe's v1.0                                       |
 | a run's directory                       | `run_directory`       | yes                                                |
 | a folder of a model hub                 | the one that fits     | as the weights file in it                          |
+| `torchvision:NAME`, `hf:OWNER/NAME`     | `named` downloads it  | torchvision's; as the weights file                 |
 
 Nothing in a file is trusted: whatever does not fit raises `UserError` with one line. Read next: `bundle.py`.
 """
@@ -23,19 +24,26 @@ from pathlib import Path
 
 from squeezenet_jax.system import atomic
 from squeezenet_jax.system.errors import UserError
-from squeezenet_jax.weights.bundle import PREPROCESSINGS, Preprocessing, Weights, listing, preprocessing_named
+from squeezenet_jax.weights import named
+from squeezenet_jax.weights.bundle import (
+    MAX_BYTES,
+    MAX_FILES,
+    PREPROCESSINGS,
+    Preprocessing,
+    Weights,
+    listing,
+    preprocessing_named,
+)
 from squeezenet_jax.weights.formats import caffemodel, deep_compression, run_directory, safetensors_file, torch_pickle
 from squeezenet_jax.weights.formats.infer import Wishes
-from squeezenet_jax.weights.formats.metadata import parse_json
+from squeezenet_jax.weights.formats.metadata import class_names, parse_json
 from squeezenet_jax.weights.formats.safetensors_file import LAYOUTS
 from squeezenet_jax.weights.formats.torchvision_layout import ASSUMED
 
 __all__ = ["LAYOUTS", "PREPROCESSINGS", "Preprocessing", "Weights", "load", "read_labels", "save"]
 
 MAX_LABELS_BYTES = 1 << 24
-MAX_BYTES = 1 << 28  # ten times the largest SqueezeNet of the paper (SR 1.0, 24 MB)
 MAX_TEXT_BYTES = 1 << 16
-MAX_FILES = 20  # of a folder
 Reader = Callable[[bytes, Wishes, Mapping[str, str]], Weights]
 READERS: dict[str, tuple[str, Reader]] = {
     ".safetensors": ("safetensors", safetensors_file.read),
@@ -44,7 +52,7 @@ READERS: dict[str, tuple[str, Reader]] = {
     ".net": ("deep compression", deep_compression.read),
     ".caffemodel": ("caffemodel", caffemodel.read),
 }
-HUB_SUFFIXES = {".bin", ".ckpt", ".tar"}  # of torch.save too, told by content
+SUFFIXES = (*READERS, ".bin", ".ckpt", ".tar")  # of a hub's files; the last three too are torch.save's, by content
 
 
 def load(
@@ -57,9 +65,13 @@ def load(
 ) -> Weights:
     """Reads weights of any known format, told by suffix and, for other suffixes, by content.
 
-    Example: `load("squeezenet1_1.pth", preprocessing="caffe", labels="imagenet_labels.txt")`.
+    Examples: `load("squeezenet1_1.pth", preprocessing="caffe", labels="imagenet_labels.txt")`,
+    `load("torchvision:squeezenet1_1")`.
 
     Args:
+      path: A file, a run's directory or a folder of a model hub; or, as a `str`, the name of weights that are
+        downloaded when they are first asked for: "torchvision:squeezenet1_0", "torchvision:squeezenet1_1" or
+        "hf:OWNER/NAME", with "@REVISION" and "/FILE" where wanted.
       preprocessing: "caffe" or "torchvision", overrides the file's; where a format records no geometry either, it
         brings its own geometry along.
       bypass: "none" or "simple", says what formats cannot: a simple bypass has no parameters.
@@ -68,19 +80,29 @@ def load(
 
     Raises `UserError`, with the path, for files that are missing, damaged, hostile or of another network.
     """
-    path = Path(os.path.expanduser(path))
     wishes = Wishes(None if preprocessing is None else preprocessing_named(preprocessing), bypass, state_dict)
     names = read_labels(labels) if isinstance(labels, str | os.PathLike) else labels
     try:
-        weights = _load(path, wishes)
+        found = locate(path)
+        if wishes.preprocessing is None and found.preprocessing is not None:
+            wishes = dataclasses.replace(wishes, preprocessing=preprocessing_named(found.preprocessing))
+        weights = _load(found.path, wishes)
+        if found.name:
+            weights = dataclasses.replace(weights, provenance={**weights.provenance, "name": found.name})
         if wishes.preprocessing is not None:
             provenance = {key: value for key, value in weights.provenance.items() if key != ASSUMED}
             weights = dataclasses.replace(weights, preprocessing=wishes.preprocessing, provenance=provenance)
         if names is not None:
             weights = dataclasses.replace(weights, labels=tuple(names))
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{os.path.expanduser(path)}: {error}") from None
     return weights
+
+
+def locate(path: str | os.PathLike[str]) -> named.Found:
+    """Where weights lie: what has a name is downloaded first, unless it is here; a `Path` is never a name."""
+    found = named.find(path, SUFFIXES) if isinstance(path, str) else None
+    return found or named.Found(Path(os.path.expanduser(path)), "", None)
 
 
 def save(path: str | os.PathLike[str], weights: Weights, layout: str = "squeezenet_jax") -> None:
@@ -157,8 +179,7 @@ def _reader(content: bytes, suffix: str) -> tuple[str, Reader]:
 
 def _load_from_folder(path: Path, wishes: Wishes) -> Weights:
     """The one weights file in a folder of a model hub, which has descriptions and other frameworks' files beside it."""
-    suffixes = {*READERS, *HUB_SUFFIXES}
-    files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in suffixes and file.is_file()]
+    files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in SUFFIXES and file.is_file()]
     read: dict[str, Weights] = {}
     problems: list[str] = []
     for file in files[:MAX_FILES]:
@@ -171,7 +192,10 @@ def _load_from_folder(path: Path, wishes: Wishes) -> Weights:
     if not read:
         why = f"in it can be read as weights ({problems[0]})" if problems else "with a suffix of weights is in it"
         raise UserError(f"not a run: there is no readable run.json in it; and no file {why}")
-    return next(iter(read.values()))
+    weights = next(iter(read.values()))
+    if not weights.labels:
+        weights = dataclasses.replace(weights, labels=class_names(path / named.CONFIG, weights.num_classes))
+    return weights
 
 
 def _something_else(content: bytes, *, is_text_possible: bool) -> str | None:

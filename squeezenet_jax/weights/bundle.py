@@ -17,6 +17,8 @@ from squeezenet_jax.network.trace import Layer, Shape, trace
 from squeezenet_jax.system import nested
 from squeezenet_jax.system.errors import UserError, check_choice, shown
 
+MAX_BYTES = 1 << 28  # of a file: ten times the largest SqueezeNet of the paper (SR 1.0, 24 MB)
+MAX_FILES = 20  # of a folder
 MAX_CLASSES = 1_000_000
 MAX_PX = 4096  # of a preprocessed image
 

@@ -1,5 +1,6 @@
 """Sweeps on Slurm: what may be asked for, and a real Slurm on this machine that is started and stopped here."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -7,14 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 import slurm_cluster
+from loopback import Answer, serve
 from tiny_settings import SHRUNK, as_flags
 
+from experiments import base
+from squeezenet_jax.experiment import plan as planning
 from squeezenet_jax.experiment import slurm
 from squeezenet_jax.system.errors import UserError
+from squeezenet_jax.weights import named
 
 ROOT = Path(__file__).parents[2]
 BYPASS = ["--config", "experiments/bypass.py"]
@@ -130,6 +136,39 @@ def test_tasks_run_the_launch_py_that_submitted_them_wherever_the_package_is_ins
     assert f"export PYTHONPATH={launcher.parent}" in (logs / "17_submission.sh").read_text()
     task = submitit.core.utils.DelayedSubmission.load(logs / "17_0_submitted.pkl").function
     assert str(launcher) in task.command
+
+
+def test_weights_that_have_a_name_are_downloaded_before_anything_is_submitted(tmp_path, monkeypatch):
+    module = types.ModuleType("toy")
+    module.BASELINE, module.sweep = {}, lambda: ({"seed": seed} for seed in (0, 1))
+    config = base.get_config().to_dict()
+    config["model"]["init_from"] = "torchvision:squeezenet1_1"
+    plan = planning.plan(module, "digits", config, ())
+    kept, submitted = tmp_path / "weights", []
+
+    def submit_array(task, runs, options, logs, *others):
+        logs.mkdir()
+        assert [path.name for path in kept.iterdir()] == [named.TORCHVISION["squeezenet1_1"]]
+        submitted.extend(runs)
+        return ["17_0", "17_1"]
+
+    def submit():
+        return slurm.submit(plan, tmp_path / "runs", slurm.Options(), ROOT / "launch.py", [])
+
+    monkeypatch.setattr(slurm, "_check_installed", lambda: None)
+    monkeypatch.setattr(slurm, "_submit_array", submit_array)
+    monkeypatch.setattr(slurm, "_queue", set)
+    monkeypatch.setenv("SQUEEZENET_JAX_WEIGHTS", str(kept))
+    content = b"weights"
+    monkeypatch.setitem(named.TORCHVISION, "squeezenet1_1", f"net-{hashlib.sha256(content).hexdigest()[:8]}.pth")
+    answers = []
+    with serve(lambda path: answers.pop() if answers else Answer()) as server:
+        monkeypatch.setenv("SQUEEZENET_JAX_TORCHVISION_URL", server.url)
+        with pytest.raises(UserError, match=r"^model.init_from: torchvision:squeezenet1_1: .* \(404 Not Found\)"):
+            submit()
+        assert not (tmp_path / "runs").exists() and not submitted
+        answers.append(Answer(200, content))
+        assert submit().runs == tuple(submitted) == ("seed=0", "seed=1")
 
 
 NOWHERE = os.environ | {"PATH": "/nonexistent"}

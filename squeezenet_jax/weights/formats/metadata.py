@@ -6,6 +6,7 @@ It is the value of the key `METADATA_KEY` in the metadata of the .safetensors fi
 import dataclasses
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -17,6 +18,7 @@ from squeezenet_jax.weights.bundle import Preprocessing, Weights, listing
 
 METADATA_KEY = "squeezenet_jax"
 VERSION = 1
+MAX_CONFIG_BYTES = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,20 @@ def parse(text: str) -> Description:
     if isinstance(value, dict) and value.get("version", VERSION) != VERSION:
         raise UserError(f"metadata: version {listing([value['version']])} is not {VERSION}, the one known here")
     return fields.convert(Description, value, "metadata")
+
+
+def class_names(config: Path, num_classes: int) -> tuple[str, ...]:
+    """Those in a model hub's `config.json`, {"id2label": {"0": "tench", ...}}; empty where it does not name all K."""
+    try:
+        with config.open("rb") as file:
+            value = parse_json(file.read(MAX_CONFIG_BYTES), config.name)
+    except (OSError, UserError):  # absent, or another program's
+        return ()
+    by_number = value.get("id2label") if isinstance(value, dict) else None
+    if not isinstance(by_number, dict):
+        return ()
+    names = [name for k in range(num_classes) if isinstance(name := by_number.get(str(k)), str)]
+    return tuple(names) if len(names) == num_classes == len(by_number) else ()
 
 
 def parse_json(text: str | bytes, what: str) -> Any:
