@@ -115,7 +115,7 @@ class Ours:
         steps = compile_steps(self.settings, 10**6, 1e3, self.mesh)
         key = devices.run_key(0, self.mesh)
         batches = itertools.cycle(draw_batches(self.settings))
-        self.state = steps.begin(devices.replicate(unflatten(params), self.mesh))
+        self.state = steps.begin(devices.replicate({"params": unflatten(params)}, self.mesh))
 
         def take(count: int) -> float:
             for _ in range(count):

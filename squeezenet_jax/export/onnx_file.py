@@ -22,7 +22,6 @@ from squeezenet_jax.export.network import Network
 from squeezenet_jax.export.verify import Run
 from squeezenet_jax.network.trace import IMAGE, Kind, Layer
 from squeezenet_jax.system.errors import UserError
-from squeezenet_jax.weights.bundle import flatten
 
 BATCHES = (1, 3)
 DEFAULT_OPSET = 17  # 2022: old enough for the runtimes in use, and no newer opset has anything for this network
@@ -82,7 +81,7 @@ class _Graph:
     """Nodes and weights so far, and by layer the name of the value that other layers read."""
 
     def __init__(self, params: Mapping[str, Any]) -> None:
-        self.tensors = flatten(params)
+        self.params = params
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self.values = {IMAGE: IMAGE}
@@ -99,16 +98,17 @@ class _Graph:
         self.nodes.append(helper.make_node(operation, inputs, [name], name=name, **attributes))
         return name
 
-    def weight(self, name: str) -> str:
-        """Appends a parameter under its own name, a kernel as OIHW, and returns that."""
-        value = np.asarray(self.tensors[name], np.float32)
+    def weight(self, name: str, value: Any) -> str:
+        """Appends an array, a kernel as OIHW, and returns its name."""
+        value = np.asarray(value, np.float32)
         value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
 
 def _conv(graph: _Graph, layer: Layer, inputs: list[str]) -> str:
-    weights = [graph.weight(f"{layer.name}/{name}") for name in layer.parameter_shapes]
+    kernel, bias = layer.kernel_and_bias(graph.params)
+    weights = [graph.weight(f"{layer.name}/kernel", kernel), graph.weight(f"{layer.name}/bias", bias)]
     return graph.node("Conv", layer.name, [*inputs, *weights], **_window(layer))
 
 

@@ -8,8 +8,8 @@ the two. Standard library only. Letters: H height, W width, C channels, I and O 
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from squeezenet_jax.network.architecture import POOL_STRIDE, POOL_WINDOW, Architecture, FireSpec
 from squeezenet_jax.system.errors import UserError
@@ -53,6 +53,15 @@ class Layer:
         if self.kind != "conv":
             return {}
         return {"kernel": (self.kernel, self.kernel, self.in_channels, self.shape[2]), "bias": (self.shape[2],)}
+
+    @property
+    def collections(self) -> dict[str, dict[str, Shape]]:
+        """Shapes of everything that the model keeps for this layer, by flax's collection."""
+        return {"params": self.parameter_shapes}
+
+    def kernel_and_bias(self, arrays: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Of a convolution, for formats and runtimes that know nothing else; `arrays` are the network's, by path."""
+        return arrays[f"{self.name}/kernel"], arrays[f"{self.name}/bias"]
 
     @property
     def params(self) -> int:

@@ -26,7 +26,7 @@ def compile_forward(weights: Weights, batch_size: int, num_images: float = math.
     model = SqueezeNet(weights.arch, weights.num_classes)
     size = weights.preprocessing.crop
     image = jax.ShapeDtypeStruct((batch_size, size, size, weights.channels), np.float32)
-    variables = {"params": dict(weights.params)}  # constants of the program: XLA transforms and slices kernels once
+    variables = weights.variables  # constants of the program: XLA transforms and slices kernels once
     parts = lowering.num_microbatches(weights.arch, batch_size, size)
 
     def logits(image_BHWC: jax.Array) -> jax.Array:

@@ -25,7 +25,7 @@ from squeezenet_jax.training.steps import (
     TrainState,
     build_model,
     compile_steps,
-    draw_params,
+    draw_variables,
     eval_step,
     init_state,
     output_stds_step,
@@ -132,10 +132,11 @@ class Linear:
     def __init__(self):
         self.given = []
 
-    def apply(self, variables, image, dropout_key_B=None):
+    def apply(self, variables, image, dropout_key_B=None, mutable=None):
         self.given.append((image, dropout_key_B))
         params = variables["params"]
-        return image.mean((1, 2)) @ params["conv1"]["kernel"] + params["conv10"]["bias"]
+        logits = image.mean((1, 2)) @ params["conv1"]["kernel"] + params["conv10"]["bias"]
+        return logits if mutable is None else (logits, {})
 
 
 def linear_step(settings, batch, step=0, **changes):
@@ -197,7 +198,7 @@ def test_an_evaluation_has_no_augmentation_and_no_dropout(tiny):
     settings, model = tiny(data__crop_padding=2, data__flip=True), Linear()
     batch, data = a_batch(settings.data, 4), settings.data
     params = {"conv1": {"kernel": jnp.ones((1, 10))}, "conv10": {"bias": jnp.arange(10.0)}}
-    eval_step(params, batch, model=model, data=data)
+    eval_step({"params": params}, batch, model=model, data=data)
     ((image, dropout_key_B),) = model.given
     assert dropout_key_B is None
     np.testing.assert_array_equal(image, augment.normalize(batch["image"], data.mean, data.std))
@@ -211,7 +212,7 @@ def test_kernels_are_drawn_with_a_key_of_their_own_for_images_of_the_settings_si
             drawn.append((key, image.shape))
             return {"params": {}}
 
-    draw_params(jax.random.key(3), model=Network(), data=tiny().data)
+    draw_variables(jax.random.key(3), model=Network(), data=tiny().data)
     ((key, shape),) = drawn
     assert key == jax.random.fold_in(jax.random.key(3), Purpose.INIT) and shape == (1, 8, 8, 1)
 
@@ -235,12 +236,12 @@ def test_lsuv_scales_what_the_initialiser_drew_and_not_what_has_a_scale_of_its_o
     drawn = unflatten({f"{name}/kernel": value for name, value in drawn.items()})
     seen = []
 
-    def output_stds(params, image):
+    def output_stds(variables, image):
         """Of a network whose layers' outputs have their kernels, single numbers, as standard deviations."""
         seen.append(image)
-        return {name.removesuffix("/kernel"): kernel for name, kernel in flatten(params).items()}
+        return {name.removesuffix("/kernel"): kernel for name, kernel in flatten(variables["params"]).items()}
 
-    steps = Steps(None, lambda key: drawn, lambda params: params, None, None, output_stds)
+    steps = Steps(None, lambda key: {"params": drawn}, lambda variables: variables["params"], None, None, output_stds)
     first_image = a_batch(settings.data, 8)["image"]
     scaled = flatten(init_state(settings, steps, first_image, devices.run_key(0, mesh), mesh))
     conv10 = scaled.pop("conv10/kernel")
@@ -255,12 +256,13 @@ def test_a_tally_in_parts_is_that_of_the_batch(tiny):
     """Up to the rounding of its loss; all that counts is in one of the parts."""
     settings = tiny(train__eval_batch_size=32)
     steps = compile_steps(settings, 10, 1.0, devices.data_mesh())
-    params = steps.init(devices.run_key(0, devices.data_mesh()))
+    variables = steps.init(devices.run_key(0, devices.data_mesh()))
     data = settings.data
     batch = a_batch(data, 32) | {"mask": (np.arange(32) % 4 == 1).astype(np.int32)}
 
     def tally(parts):
-        return jax.jit(functools.partial(eval_step, model=build_model(settings), data=data, parts=parts))(params, batch)
+        step = functools.partial(eval_step, model=build_model(settings), data=data, parts=parts)
+        return jax.jit(step)(variables, batch)
 
     whole, in_parts = tally(1), tally(4)
     assert whole["count"] == 8 and 0 < whole["top5"] < 8

@@ -176,8 +176,8 @@ def test_an_unreadable_checkpoint_is_moved_aside_and_the_one_before_is_used(tiny
     assert_equal(uninterrupted, resumed)
 
 
-def tally_on_devices(steps, params, mesh, batch):
-    return steps.eval(params, devices.put_batch(batch, mesh))
+def tally_on_devices(steps, variables, mesh, batch):
+    return steps.eval(variables, devices.put_batch(batch, mesh))
 
 
 def test_evaluation_is_exact_whatever_the_batch_size(tiny):
@@ -188,16 +188,14 @@ def test_evaluation_is_exact_whatever_the_batch_size(tiny):
     for batch_size in (8, 32):  # 50 is a multiple of neither
         changed = dataclasses.replace(settings.train, eval_batch_size=batch_size)
         steps = compile_steps(dataclasses.replace(settings, train=changed), 10, 6.0, mesh)
-        params = jax.device_put(steps.init(jax.random.key(0)), devices.replicated(mesh))
+        variables = jax.device_put(steps.init(jax.random.key(0)), devices.replicated(mesh))
         batches = EvalBatches(source, batch_size)
         stream = Loader({"eval": [batches.batch_at]}, None, print).stream("eval", range(len(batches)))
-        tally_of = functools.partial(tally_on_devices, steps, params, mesh)
+        tally_of = functools.partial(tally_on_devices, steps, variables, mesh)
         results.append(objective.evaluate(tally_of, stream))
     model = build_model(settings)
     mean, std = settings.data.mean[0], settings.data.std[0]
-    logits = model.apply(
-        {"params": jax.device_get(params)}, jnp.asarray((source.image / 255 - mean) / std, jnp.float32)
-    )
+    logits = model.apply(jax.device_get(variables), jnp.asarray((source.image / 255 - mean) / std, jnp.float32))
     top1 = float(np.mean(np.argmax(logits, -1) == source.label))
     loss = -np.mean(np.asarray(jax.nn.log_softmax(logits))[np.arange(50), source.label])
     for result in results:
