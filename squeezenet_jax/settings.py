@@ -13,7 +13,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from squeezenet_jax.network import architecture
-from squeezenet_jax.network.architecture import BYPASSES, GEOMETRIES, STEMS, VERSIONS, Architecture, Metaparameters
+from squeezenet_jax.network.architecture import (
+    ACTIVATIONS,
+    BYPASSES,
+    GEOMETRIES,
+    STEMS,
+    VERSIONS,
+    Architecture,
+    Metaparameters,
+)
 from squeezenet_jax.network.trace import Layer, trace
 from squeezenet_jax.system import fields, nested
 from squeezenet_jax.system.errors import UserError
@@ -36,8 +44,10 @@ class ModelSettings:
     geometry: str = setting("same", "borders of stem, pools and conv10; same: the model card's", choices=GEOMETRIES)
     width: float = setting(1.0, "multiplies the filters of conv1 and of the fires", above=0)
     bypass: str = setting("none", "connections around fires (paper Sec. 6)", choices=BYPASSES)
-    bypass_relu: bool = setting(True, "ReLU on a complex bypass's 1x1 convolution; the paper leaves it open")
-    conv10_relu: bool = setting(True, "ReLU between conv10 and the global average")
+    bypass_relu: bool = setting(True, "activation on a complex bypass's 1x1 convolution; the paper leaves it open")
+    conv10_relu: bool = setting(True, "activation between conv10 and the global average")
+    activation: str = setting("relu", "behind the convolutions", choices=ACTIVATIONS)
+    squeeze_activation: bool = setting(True, "activation behind the squeeze layers")
     base_e: int = setting(128, "expand filters of the first fire (metaparameters: paper Sec. 5.1)", low=2)
     incr_e: int = setting(128, "how many are added every model.freq fires", low=0)
     freq: int = setting(2, "fires with the same number of expand filters", low=1)
@@ -75,6 +85,8 @@ class ModelSettings:
                 geometry=self.geometry,
                 width=self.width,
                 bypass=self.bypass,
+                activation=self.activation,
+                squeeze_activation=self.squeeze_activation,
                 metaparameters=Metaparameters(self.base_e, self.incr_e, self.freq, self.squeeze_ratio, self.pct3x3),
             )
         except UserError as error:

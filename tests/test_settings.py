@@ -48,6 +48,7 @@ def test_every_preset_converts_and_fits_its_dataset(preset, tmp_path):
 
 # What presets leave at its default: what experiments are about, and what is the same for every dataset.
 LEFT = {"model.bypass", "model.bypass_relu", "model.conv10_relu", "model.dropout", "model.dtype"}
+LEFT |= {"model.activation", "model.squeeze_activation"}
 LEFT |= {"model.base_e", "model.incr_e", "model.freq", "model.squeeze_ratio", "model.pct3x3"}
 LEFT |= {"model.init_from", "model.start", "model.freeze"}
 LEFT |= {"seed", "data.train_split", "data.eval_split", "data.num_classes", "data.decoder"}

@@ -1,8 +1,8 @@
 """ONNX, written node by node from the rows of `trace`.
 
-So simple a network needs no converter, only `onnx.helper` and seven operations: Conv, Relu, MaxPool, Concat, Add,
-GlobalAveragePool, Flatten, all of them the same in every opset from 9 on. The rows come from the table, not from the
-flax model, so the two are independent derivations of one network and `verify` compares them.
+So simple a network needs no converter, only `onnx.helper` and a dozen operations, all of them the same in every opset
+from 9 on. The rows come from the table, not from the flax model, so the two are independent derivations of one network
+and `verify` compares them.
 
 Input `image`, float32 [batch, C, H, W] (batch is free); output `logits`, float32 [batch, K]. Nodes and weights bear
 the names of the paper's layers. Read next: `stablehlo_file.py`.
@@ -20,6 +20,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from squeezenet_jax.export.network import Network
 from squeezenet_jax.export.verify import Run
+from squeezenet_jax.network.architecture import Activation
 from squeezenet_jax.network.trace import IMAGE, Kind, Layer
 from squeezenet_jax.system.errors import UserError
 
@@ -89,8 +90,8 @@ class _Graph:
     def append(self, layer: Layer) -> None:
         inputs = [self.values[name] for name in layer.inputs]
         value = WRITERS[layer.kind](self, layer, inputs)
-        if layer.activation == "relu":
-            value = self.node("Relu", f"{layer.name}/relu", [value])
+        if layer.activation != "none":
+            value = ACTIVATIONS[layer.activation](self, f"{layer.name}/{layer.activation}", value)
         self.values[layer.name] = value
 
     def node(self, operation: str, name: str, inputs: list[str], **attributes: Any) -> str:
@@ -129,6 +130,16 @@ def _mean(graph: _Graph, layer: Layer, inputs: list[str]) -> str:
     return graph.node("GlobalAveragePool", layer.name, inputs)
 
 
+def _swish(graph: _Graph, name: str, x: str) -> str:
+    return graph.node("Mul", name, [x, graph.node("Sigmoid", f"{name}/sigmoid", [x])])
+
+
+ACTIVATIONS: dict[Activation, Callable[[_Graph, str, str], str]] = {
+    "relu": lambda graph, name, x: graph.node("Relu", name, [x]),
+    "elu": lambda graph, name, x: graph.node("Elu", name, [x], alpha=1.0),
+    "leaky_relu": lambda graph, name, x: graph.node("LeakyRelu", name, [x], alpha=0.01),
+    "swish": _swish,
+}
 WRITERS: dict[Kind, Callable[[_Graph, Layer, list[str]], str]] = {
     "conv": _conv,
     "max_pool": _max_pool,

@@ -11,11 +11,14 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from squeezenet_jax.system.errors import UserError, check_choice
 
 Bypass = Literal["none", "identity", "conv"]
+Activation = Literal["relu", "elu", "leaky_relu", "swish"]
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+MONOTONE = {"relu", "elu", "leaky_relu"}  # activations that keep the order of their inputs
 POOL_WINDOW, POOL_STRIDE = 3, 2  # px, of every max-pool of every version
 
 
@@ -54,8 +57,10 @@ class Architecture:
     stem: StemSpec
     groups: tuple[tuple[FireSpec, ...], ...]
     dropout: float = 0.5  # after the last fire
-    conv10_relu: bool = True  # the ReLU between conv10 and the global average
-    bypass_relu: bool = True  # the ReLU on a complex bypass's 1x1 convolution; the paper does not say
+    conv10_relu: bool = True  # the activation between conv10 and the global average
+    bypass_relu: bool = True  # the activation on a complex bypass's 1x1 convolution; the paper does not say
+    activation: Activation = "relu"  # elu's scale is 1, leaky_relu's slope 0.01; swish is x sigmoid(x)
+    squeeze_activation: bool = True  # the activation behind the squeeze layers
     pool_ceil: bool = False  # Caffe rounds the size of a pool's output up, Keras and flax down
     conv10_padding: int = 0
     caffe_conv10_padding: int = 0  # what `with_geometry(arch, "caffe")` sets conv10_padding to
@@ -71,8 +76,8 @@ class Architecture:
 
     @property
     def activations_monotone(self) -> bool:
-        """Whether every activation f keeps the order of its inputs, so that max f(x) = f(max x)."""
-        return True
+        """Whether what follows a convolution keeps the order of its outputs, so that max f(x) = f(max x)."""
+        return self.activation in MONOTONE
 
 
 def fire(squeeze: int, bypass: Bypass = "none") -> FireSpec:
@@ -214,6 +219,8 @@ def build(
     geometry: str = "same",
     width: float = 1.0,
     bypass: str = "none",
+    activation: str = "relu",
+    squeeze_activation: bool = True,
     metaparameters: Metaparameters | None = None,
 ) -> Architecture:
     """A version's table with all of the changes above; bypass comes last, since it looks at channel counts.
@@ -224,6 +231,8 @@ def build(
       geometry: "same", "caffe" or "torchvision", see `with_geometry`.
       width: multiplies the filters, see `widen`.
       bypass: "none", "simple" or "complex", see `with_bypass`.
+      activation: behind every convolution: "relu", "elu", "leaky_relu" or "swish".
+      squeeze_activation: whether the squeeze layers have one, too.
       metaparameters: the paper's design space (Sec. 5.1); None leaves the version's fires, which are its defaults.
 
     Raises `UserError`, which names the argument, its value and what is allowed.
@@ -235,6 +244,8 @@ def build(
     arch = VERSIONS[check_choice("version", version, VERSIONS)]
     if metaparameters is not None:
         arch = with_metaparameters(arch, metaparameters)
+    check_choice("activation", activation, ACTIVATIONS)
+    arch = dataclasses.replace(arch, activation=cast(Activation, activation), squeeze_activation=squeeze_activation)
     return with_bypass(with_geometry(with_stem(widen(arch, width), stem), geometry), bypass)
 
 

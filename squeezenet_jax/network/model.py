@@ -7,6 +7,8 @@
     Learner     fire groups, dropout
     Classifier  conv10 to K maps, relu, mean over H and W: the logits (softmax belongs to the loss)
 
+The table may have another activation in place of relu everywhere, and none behind the squeeze layers.
+
 Parameters carry the paper's names without the modules' nesting: conv1, fire2/squeeze1x1, fire2/expand3x3, fire2/bypass,
 ..., conv10; `trace.py` derives the same names from the table. Letters: B batch, H, W, C, K classes. What is between
 fire blocks may be several arrays (`lowering.Features`). Read next: `objective.py`.
@@ -54,7 +56,7 @@ class Conv(nn.Module):
 class FireBlock(nn.Module):
     """One fire module, [B, H, W, C] -> [B, H, W, e1x1 + e3x3] (paper Fig. 1; bypass Fig. 2), or its max-pool.
 
-    The bypass is added after the expand layers' ReLUs and nothing but the pool follows the sum.
+    The bypass is added after the expand layers' activations and nothing but the pool follows the sum.
     """
 
     spec: FireSpec
@@ -66,15 +68,17 @@ class FireBlock(nn.Module):
         spec, pool = self.spec, _max_pool(self.arch) if pooled else None
         # A maximum does not go through a bypass's sum.
         early, late = (pool, None) if spec.bypass == "none" and lowering.pools_early(self.arch) else (None, pool)
-        s = lowering.relu(self.conv(spec.squeeze, (1, 1), name="squeeze1x1")(x))
-        expand1x1 = lowering.relu(self.conv(spec.expand1x1, (1, 1), name="expand1x1")(s, early))
-        expand3x3 = lowering.relu(self.conv(spec.expand3x3, (3, 3), padding="SAME", name="expand3x3")(s, early))
+        activate = functools.partial(lowering.activate, name=self.arch.activation)
+        s = self.conv(spec.squeeze, (1, 1), name="squeeze1x1")(x)
+        s = activate(s) if self.arch.squeeze_activation else s
+        expand1x1 = activate(self.conv(spec.expand1x1, (1, 1), name="expand1x1")(s, early))
+        expand3x3 = activate(self.conv(spec.expand3x3, (3, 3), padding="SAME", name="expand3x3")(s, early))
         y = lowering.concatenate(expand1x1, expand3x3)
         if spec.bypass == "identity":
             y = lowering.add(y, x)
         elif spec.bypass == "conv":
             projected = self.conv(spec.features, (1, 1), name="bypass")(x)
-            y = lowering.add(y, lowering.relu(projected) if self.arch.bypass_relu else projected)
+            y = lowering.add(y, activate(projected) if self.arch.bypass_relu else projected)
         return jax.tree.map(late, y) if late else y
 
 
@@ -95,7 +99,7 @@ class FireGroup(nn.Module):
 
 
 class Stem(nn.Module):
-    """conv1, ReLU and the first max-pool if there is one, [B, H, W, C] -> [B, H', W', features]."""
+    """conv1, its activation and the first max-pool if there is one, [B, H, W, C] -> [B, H', W', features]."""
 
     arch: Architecture
     conv: Callable[..., Conv]
@@ -107,7 +111,7 @@ class Stem(nn.Module):
         early, late = (pool, None) if lowering.pools_early(self.arch) else (None, pool)
         kernel, strides = (spec.kernel, spec.kernel), (spec.stride, spec.stride)
         conv1 = self.conv(spec.features, kernel, strides=strides, padding=spec.padding, name="conv1")
-        y = lowering.relu(conv1(x, early))
+        y = lowering.activate(conv1(x, early), self.arch.activation)
         return late(y) if late else y
 
 
@@ -129,7 +133,7 @@ class Learner(nn.Module):
 
 
 class Classifier(nn.Module):
-    """One map per class, its ReLU, and its mean, [B, H, W, C] -> [B, K]."""
+    """One map per class, its activation, and its mean, [B, H, W, C] -> [B, K]."""
 
     num_classes: int
     arch: Architecture
@@ -138,7 +142,7 @@ class Classifier(nn.Module):
     @nn.compact
     def __call__(self, x: Features) -> jax.Array:
         x = self.conv(self.num_classes, (1, 1), padding=self.arch.conv10_padding, name="conv10")(x)
-        x = lowering.relu(x) if self.arch.conv10_relu else x
+        x = lowering.activate(x, self.arch.activation) if self.arch.conv10_relu else x
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
 
 

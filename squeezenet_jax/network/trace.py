@@ -11,12 +11,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from squeezenet_jax.network.architecture import POOL_STRIDE, POOL_WINDOW, Architecture, FireSpec
+from squeezenet_jax.network.architecture import POOL_STRIDE, POOL_WINDOW, Activation, Architecture, FireSpec
 from squeezenet_jax.system.errors import UserError
 
 IMAGE = "image"  # what the first layer reads
 Kind = Literal["conv", "max_pool", "concat", "add", "mean"]
-Activation = Literal["relu", "none"]
 Shape = tuple[int, ...]
 
 
@@ -45,7 +44,7 @@ class Layer:
     kernel: int = 1
     stride: int = 1
     borders: tuple[int, int] = (0, 0)
-    activation: Activation = "none"
+    activation: Activation | Literal["none"] = "none"
 
     @property
     def parameter_shapes(self) -> dict[str, Shape]:
@@ -120,7 +119,7 @@ def _fits(layers: Sequence[Layer]) -> bool:
 
 
 def _trace(arch: Architecture, image_size: int, channels: int, num_classes: int) -> list[Layer]:
-    rows, stem = _Rows(image_size, channels), arch.stem
+    rows, stem = _Rows(image_size, channels, arch), arch.stem
     borders = _same_borders(image_size, stem.kernel, stem.stride) if stem.padding == "SAME" else (0, 0)
     x = rows.conv("conv1", IMAGE, stem.features, stem.kernel, stride=stem.stride, borders=borders)
     if stem.pool:
@@ -128,30 +127,31 @@ def _trace(arch: Architecture, image_size: int, channels: int, num_classes: int)
     fires = arch.fires()
     for index, group in enumerate(arch.groups):
         for number, spec in itertools.islice(fires, len(group)):
-            x = _fire(rows, f"fire{number}", spec, x, bypass_relu=arch.bypass_relu)
+            x = _fire(rows, f"fire{number}", spec, x)
         if index < len(arch.groups) - 1:
             x = rows.max_pool(f"pool{number}", x, ceil=arch.pool_ceil)
-    x = rows.conv("conv10", x, num_classes, borders=(arch.conv10_padding,) * 2, relu=arch.conv10_relu)
+    x = rows.conv("conv10", x, num_classes, borders=(arch.conv10_padding,) * 2, activated=arch.conv10_relu)
     rows.mean("pool10", x)
     return rows.layers
 
 
-def _fire(rows: "_Rows", name: str, spec: FireSpec, x: str, *, bypass_relu: bool) -> str:
-    s = rows.conv(f"{name}/squeeze1x1", x, spec.squeeze)
+def _fire(rows: "_Rows", name: str, spec: FireSpec, x: str) -> str:
+    s = rows.conv(f"{name}/squeeze1x1", x, spec.squeeze, activated=rows.arch.squeeze_activation)
     expand1x1 = rows.conv(f"{name}/expand1x1", s, spec.expand1x1)
     expand3x3 = rows.conv(f"{name}/expand3x3", s, spec.expand3x3, 3, borders=(1, 1))
     y = rows.concat(f"{name}/concat", expand1x1, expand3x3)
     if spec.bypass == "none":
         return y
     if spec.bypass == "conv":
-        x = rows.conv(f"{name}/bypass", x, spec.features, relu=bypass_relu)
+        x = rows.conv(f"{name}/bypass", x, spec.features, activated=rows.arch.bypass_relu)
     return rows.add(f"{name}/sum", y, x)
 
 
 class _Rows:
     """The rows so far. Every method appends one and returns its name, for the layers that read it."""
 
-    def __init__(self, image_size: int, channels: int) -> None:
+    def __init__(self, image_size: int, channels: int, arch: Architecture) -> None:
+        self.arch = arch
         self.layers: list[Layer] = []
         self.shapes = {IMAGE: (image_size, image_size, channels)}
 
@@ -164,9 +164,9 @@ class _Rows:
         *,
         stride: int = 1,
         borders: tuple[int, int] = (0, 0),
-        relu: bool = True,
+        activated: bool = True,
     ) -> str:
-        activation: Activation = "relu" if relu else "none"
+        activation = self.arch.activation if activated else "none"
         return self._append("conv", name, (x,), filters, kernel, stride, borders, activation)
 
     def max_pool(self, name: str, x: str, *, ceil: bool) -> str:
@@ -195,7 +195,7 @@ class _Rows:
         kernel: int = 1,
         stride: int = 1,
         borders: tuple[int, int] = (0, 0),
-        activation: Activation = "none",
+        activation: Activation | Literal["none"] = "none",
     ) -> str:
         size, _, in_channels = self.shapes[inputs[0]]
         out_size = (size + sum(borders) - kernel) // stride + 1

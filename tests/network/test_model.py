@@ -274,7 +274,7 @@ def test_wrong_arguments_and_too_small_images_are_one_line(arguments, size, mess
 
 
 class Coupled(Architecture):
-    """A table of which nothing holds that holds today: as with batch normalisation and an activation like SiLU."""
+    """A table that promises nothing, though its numbers are those of the paper's."""
 
     examples_independent = False
     activations_monotone = False

@@ -16,6 +16,15 @@ from squeezenet_jax.network.model import SqueezeNet
 from squeezenet_jax.network.trace import IMAGE, Layer, count
 from squeezenet_jax.system import nested
 
+# Clevert et al., arXiv 1511.07289; Maas et al. 2013; Ramachandran et al., arXiv 1710.05941.
+ACTIVATIONS = {
+    "none": lambda x: x,
+    "relu": lambda x: jnp.where(x > 0, x, 0),
+    "elu": lambda x: jnp.where(x > 0, x, jnp.exp(x) - 1),
+    "leaky_relu": lambda x: jnp.where(x > 0, x, 0.01 * x),
+    "swish": lambda x: x / (1 + jnp.exp(-x)),
+}
+
 
 def compute(layer, inputs, tensors):
     """One row in plain lax, knowing nothing but the row."""
@@ -36,7 +45,7 @@ def compute(layer, inputs, tensors):
     assert y.shape[1:] == layer.shape
     channels = [x.shape[-1] for x in inputs]
     assert {layer.in_channels} == ({sum(channels)} if layer.kind == "concat" else set(channels))
-    return jax.nn.relu(y) if layer.activation == "relu" else y
+    return ACTIVATIONS[layer.activation](y)
 
 
 def logits_of_rows(layers, image, params):
@@ -64,6 +73,9 @@ ARCHITECTURES = {
         build("v1.1", bypass="complex", stem="small", width=0.125), bypass_relu=False, conv10_relu=False
     ),
     "the same group twice": same_group_twice(),
+    "elu": build("v1.1", bypass="complex", activation="elu", width=0.125),
+    "leaky ReLU": build("v1.0", bypass="simple", activation="leaky_relu", width=0.125),
+    "swish, none behind squeeze": build("v1.1", activation="swish", squeeze_activation=False, width=0.125),
 }
 
 

@@ -152,7 +152,9 @@ def test_torchvision_keys_are_torchvisions():
 def test_what_torchvision_cannot_compute_is_not_written_in_its_layout(tmp_path):
     path = tmp_path / "w.safetensors"
     small_stem = architecture.with_stem(tiny_arch(), "small")
-    for arch in (tiny_arch(bypass="simple"), small_stem, dataclasses.replace(tiny_arch(), conv10_relu=False)):
+    others = ({"conv10_relu": False}, {"activation": "elu"}, {"squeeze_activation": False})
+    changed = [dataclasses.replace(tiny_arch(), **change) for change in others]
+    for arch in (tiny_arch(bypass="simple"), small_stem, *changed):
         with pytest.raises(UserError, match="torchvision"):
             weights.save(path, dataclasses.replace(tiny_weights(), arch=arch), "torchvision")
     assert not path.exists()

@@ -114,6 +114,8 @@ def test_bgr_weights_compute_on_rgb_what_they_computed_on_bgr(tiny, tmp_path):
         ({"data__channels": 3}, r"data\.channels: 3 does not match model\.init_from, which takes 1"),
         ({"model__geometry": "caffe"}, r"model\.geometry: caffe is not that of the weights .*, which is same$"),
         ({"model__version": "v1.1"}, r"model\.init_from: the weights have another stem or other pools"),
+        ({"model__activation": "elu"}, r"model\.activation: elu is not that of the weights .*, which is relu$"),
+        ({"model__squeeze_activation": False}, r"model\.squeeze_activation: False is not that .*, which is True$"),
         ({"model__width": 0.25}, r"model\.init_from: .* cannot be the start of this network: .* conv1/kernel"),
         (
             {"model__bypass": "complex"},

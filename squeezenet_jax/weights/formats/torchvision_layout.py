@@ -87,8 +87,8 @@ def state_dict(weights: Weights) -> dict[str, np.ndarray]:
     stem = (arch.stem.kernel, arch.stem.stride, arch.stem.pool)
     if not any(pools[v] == [len(group) for group in arch.groups] and stems[v] == stem for v in VERSIONS):
         raise UserError("torchvision has no SqueezeNet with this stem and these pools; use --layout squeezenet_jax")
-    if not arch.conv10_relu:
-        raise UserError("torchvision's SqueezeNet has a ReLU after conv10; use --layout squeezenet_jax")
+    if not arch.conv10_relu or not arch.squeeze_activation or arch.activation != "relu":
+        raise UserError("torchvision's SqueezeNet has a ReLU behind every convolution; use --layout squeezenet_jax")
     flat, tensors = flatten(weights.params), {}
     for layer in weights.trace():
         if layer.kind == "conv":

@@ -16,7 +16,7 @@ KERNEL_1, KERNEL_3 = (np.ones((n, n, 3, 2), np.float32) for n in (1, 3))
     ("f", "reference"),
     [
         (lambda x: lowering.max_pool(x, ceil=True), lambda x: reference_pool(x, ceil=True)),
-        (lambda x: lowering.relu(x), lambda x: jax.nn.relu(x)),
+        (lambda x: lowering.activate(x, "relu"), lambda x: jax.nn.relu(x)),
         (lambda x: lowering.conv(x, KERNEL_1, None, strides=(1, 1), padding="VALID"), lambda x: lax_conv(x, KERNEL_1)),
         (lambda x: lowering.conv(x, KERNEL_3, None, strides=(1, 1), padding="VALID"), lambda x: lax_conv(x, KERNEL_3)),
     ],
