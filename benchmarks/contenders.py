@@ -110,7 +110,7 @@ class Ours:
     def prepare_training(self, params: Params) -> Callable[[int], float]:
         """The function that takes so many steps and returns the last one's mean loss."""
         from squeezenet_jax.system import devices
-        from squeezenet_jax.training.steps import compile_steps
+        from squeezenet_jax.training.compilation import compile_steps
 
         steps = compile_steps(self.settings, 10**6, 1e3, self.mesh)
         key = devices.run_key(0, self.mesh)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import inspect
 import json
 from typing import Any
 
@@ -9,9 +10,12 @@ from squeezenet_jax import settings
 from squeezenet_jax.network import architecture
 from squeezenet_jax.network.trace import count, trace
 
-# The settings that make a table; each is an option, with its default and meaning.
-METAPARAMETERS = ("base_e", "incr_e", "freq", "squeeze_ratio", "pct3x3")
-TABLE = ("version", "bypass", "stem", "geometry", "width", "activation", "squeeze_activation", *METAPARAMETERS)
+# What makes a table; each is an option, with the default and meaning of the setting of its name.
+METAPARAMETERS = tuple(inspect.signature(architecture.Metaparameters).parameters)
+TABLE = (
+    *(name for name in inspect.signature(architecture.build).parameters if name != "metaparameters"),
+    *METAPARAMETERS,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -171,8 +171,12 @@ class SqueezeNet(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, image_BHWC: jax.Array, dropout_key_B: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, image_BHWC: jax.Array, dropout_key_B: jax.Array | None = None, mask_B: jax.Array | None = None
+    ) -> jax.Array:
         """The logits; in training with a key for each example's dropout.
+
+        `mask_B` is for layers that look at the whole batch, of which there are none: 0 for what is to be left out.
 
         Raises `UserError` for an unknown initialiser, and for images that are too small for the table.
         """

@@ -1,7 +1,8 @@
 """The steps that run on the devices: one of gradient descent, one of evaluation, and what comes before step 0.
 
-The steps are plain functions, compiled once per sweep setting by `compile_steps`; data parallelism is one `jit` over
-the global batch on a mesh with the axis `data`. Letters: B batch, H, W, C, K classes. Read next: `train.py`, the loop.
+The steps are plain functions, which `compilation.py` compiles once per sweep setting; data parallelism is one `jit`
+over the global batch on a mesh with the axis `data`. Letters: B batch, H, W, C, K classes. Read next: `train.py`, the
+loop.
 """
 
 import functools
@@ -15,12 +16,12 @@ import optax
 from jax.sharding import Mesh
 
 from squeezenet_jax.data.batches import Batch
-from squeezenet_jax.network import initialize, lowering
+from squeezenet_jax.network import initialize
 from squeezenet_jax.network.model import SqueezeNet
 from squeezenet_jax.settings import DataSettings, Settings
 from squeezenet_jax.system import devices
 from squeezenet_jax.system.randomness import Purpose
-from squeezenet_jax.training import augment, objective, optimizer
+from squeezenet_jax.training import augment, objective
 from squeezenet_jax.weights import transfer
 from squeezenet_jax.weights.bundle import collections
 
@@ -85,7 +86,8 @@ def train_step(
         image = augment.normalize(image, data.mean, data.std)
         params = {name: jax.lax.stop_gradient(leaf) if name in frozen else leaf for name, leaf in params.items()}
         variables = {"params": params, **state.model_state}
-        logits_BK, model_state = model.apply(variables, image, dropout_key_B, mutable=[*state.model_state])
+        mutable = [*state.model_state]
+        logits_BK, model_state = model.apply(variables, image, dropout_key_B, part["mask"], mutable=mutable)
         tally = objective.tally(logits_BK, part["label"], part["mask"])
         return tally["loss"] / count, (tally, dict(model_state))
 
@@ -147,54 +149,6 @@ class Steps(NamedTuple):
     train: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, objective.Tally]]  # the state is donated
     eval: Callable[[Variables, Batch], objective.Tally]
     output_stds: Callable[[Variables, jax.Array], dict[str, jax.Array]]  # for LSUV: network, images -> by layer
-
-
-@functools.lru_cache(maxsize=1)  # the seeds of one setting share their programs
-def compile_steps(settings: Settings, total_steps: int, steps_per_epoch: float, mesh: Mesh) -> Steps:
-    """Compiles a run's programs. `settings.seed` must be 0: seeds enter through the key."""
-    data, sizes, frozen, model = settings.data, settings.train, settings.model.frozen, build_model(settings)
-    rate = optimizer.schedule(settings.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-    tx = optimizer.build_optimizer(settings.optimizer, rate, frozen)
-    parts = _num_parts(model, sizes.batch_size, sizes.accumulation_steps, data.image_size, mesh)
-    eval_parts = _num_parts(model, sizes.eval_batch_size, 1, data.image_size, mesh)
-
-    init = functools.partial(draw_variables, model=model, data=data)
-    begin = functools.partial(begin_state, tx=tx)
-    train = functools.partial(train_step, model=model, tx=tx, learning_rate=rate, data=data, frozen=frozen, parts=parts)
-    evaluate = functools.partial(eval_step, model=model, data=data, parts=eval_parts)
-    output_stds = functools.partial(output_stds_step, model=model, data=data)
-
-    everywhere, options = devices.replicated(mesh), lowering.compiler_options()
-    key = _abstract(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
-    state = _abstract(jax.eval_shape(lambda key: begin(init(key)), key), everywhere)
-    batch, eval_batch = (_abstract_batch(size, data, mesh) for size in (sizes.batch_size, sizes.eval_batch_size))
-    return Steps(
-        like=state,
-        # Runs once: level 0 halves the time to compile fifty unrolled random generators.
-        init=jax.jit(init, out_shardings=everywhere, compiler_options={"xla_backend_optimization_level": 0}),
-        begin=jax.jit(begin, out_shardings=everywhere),
-        train=jax.jit(train, donate_argnums=0, out_shardings=everywhere).lower(state, batch, key).compile(options),
-        eval=jax.jit(evaluate, out_shardings=everywhere).lower(state.variables, eval_batch).compile(options),
-        output_stds=jax.jit(output_stds, out_shardings=everywhere),
-    )
-
-
-def _num_parts(model: SqueezeNet, batch_size: int, accumulation_steps: int, image_size: int, mesh: Mesh) -> int:
-    """How many parts of a batch are computed one after the other, for the memory's sake or for a CPU's cache."""
-    if mesh.size > 1:  # after each part of a step the devices meet
-        return accumulation_steps
-    size = batch_size // accumulation_steps
-    return accumulation_steps * lowering.num_microbatches(model.arch, size, image_size)
-
-
-def _abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
-
-
-def _abstract_batch(size: int, data: DataSettings, mesh: Mesh) -> Any:
-    image = jax.ShapeDtypeStruct((size, data.image_size, data.image_size, data.channels), jnp.uint8)
-    scalars = {name: jax.ShapeDtypeStruct((size,), jnp.int32) for name in ("label", "mask", "index")}
-    return _abstract({"image": image} | scalars, devices.split(mesh))
 
 
 def init_state(settings: Settings, steps: Steps, first_image: Any, key: jax.Array, mesh: Mesh) -> TrainState:

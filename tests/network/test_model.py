@@ -297,5 +297,6 @@ def test_what_a_table_does_not_promise_is_not_used(monkeypatch):
         negative[arch] = [bool((x < 0).any()) for x in pooled]
     assert negative == {plain: [True] * 5, coupled: [False] * 5}  # of pool3 and pool5 the expands' parts, one by one
     np.testing.assert_array_equal(logits[plain], logits[coupled])  # a ReLU is monotone
-    assert lowering.num_microbatches(plain, 256, 32) == 8
-    assert lowering.num_microbatches(coupled, 256, 32) == 1
+    for training in (True, False):  # evaluated, an example never depends on another
+        assert lowering.num_microbatches(plain, 256, 32, training=training) == 8
+        assert lowering.num_microbatches(coupled, 256, 32, training=training) == (1 if training else 8)

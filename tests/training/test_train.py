@@ -19,7 +19,8 @@ from squeezenet_jax.runs.directory import RunDirectory
 from squeezenet_jax.system import devices
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.training import monitor, objective, train
-from squeezenet_jax.training.steps import build_model, compile_steps
+from squeezenet_jax.training.compilation import compile_steps
+from squeezenet_jax.training.steps import build_model
 
 
 class Silent:

@@ -126,14 +126,14 @@ def pools_early(arch: Architecture) -> bool:
     return arch.activations_monotone and _on_cpu()
 
 
-def num_microbatches(arch: Architecture, batch_size: int, image_size: int) -> int:
+def num_microbatches(arch: Architecture, batch_size: int, image_size: int, *, training: bool) -> int:
     """Into how many equal parts, computed one after another, a CPU should cut a batch; 1 off the CPU.
 
     What the layers of many images need leaves the caches, and is new memory for every step; the operations of few
-    images are so short that the cores wait for each other. A network whose examples depend on each other gives
-    something else for parts of a batch, so there it is 1, too.
+    images are so short that the cores wait for each other. A network whose examples depend on each other in training
+    gives something else for parts of a batch, so there it is 1, too.
     """
-    if not (arch.examples_independent and _on_cpu()):
+    if not _on_cpu() or (training and not arch.examples_independent):
         return 1
     most = min(MICROBATCH_IMAGES, MICROBATCH_PIXELS // image_size**2)
     size = max((size for size in range(1, most + 1) if batch_size % size == 0), default=1)

@@ -65,9 +65,9 @@ def test_sums_of_parts_are_sums_whatever_the_parts(others):
     ],
 )
 def test_parts_of_a_batch_are_equal_and_neither_large_nor_tiny(batch_size, image_size, parts, monkeypatch):
-    assert lowering.num_microbatches(V1_1, batch_size, image_size) == parts
+    assert lowering.num_microbatches(V1_1, batch_size, image_size, training=True) == parts
     monkeypatch.setattr(lowering, "_on_cpu", lambda: False)
-    assert lowering.num_microbatches(V1_1, batch_size, image_size) == 1
+    assert lowering.num_microbatches(V1_1, batch_size, image_size, training=True) == 1
 
 
 def test_compiler_options_are_accepted_and_change_a_convolution_only_by_rounding():
