@@ -20,7 +20,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from squeezenet_jax.export.network import Network
 from squeezenet_jax.export.verify import Run
-from squeezenet_jax.network.architecture import Activation
+from squeezenet_jax.network.architecture import NORM_EPSILON, Activation, group_size
 from squeezenet_jax.network.trace import IMAGE, Kind, Layer
 from squeezenet_jax.system.errors import UserError
 
@@ -99,18 +99,38 @@ class _Graph:
         self.nodes.append(helper.make_node(operation, inputs, [name], name=name, **attributes))
         return name
 
-    def weight(self, name: str, value: Any) -> str:
+    def weight(self, name: str, value: Any, dtype: type = np.float32) -> str:
         """Appends an array, a kernel as OIHW, and returns its name."""
-        value = np.asarray(value, np.float32)
+        value = np.asarray(value, dtype)
         value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
 
 def _conv(graph: _Graph, layer: Layer, inputs: list[str]) -> str:
+    if layer.norm == "group":
+        return _group_norm(graph, layer, inputs)
     kernel, bias = layer.kernel_and_bias(graph.params)
     weights = [graph.weight(f"{layer.name}/kernel", kernel), graph.weight(f"{layer.name}/bias", bias)]
     return graph.node("Conv", layer.name, [*inputs, *weights], **_window(layer))
+
+
+def _group_norm(graph: _Graph, layer: Layer, inputs: list[str]) -> str:
+    """Instance normalisation of groups as long rows; ONNX's own operation came with opset 18, and wrong until 21."""
+    height, width, channels = layer.shape
+    name, groups = f"{layer.name}/norm", channels // group_size(channels)
+    kernel = graph.weight(f"{layer.name}/kernel", graph.params[f"{layer.name}/kernel"])
+    x = graph.node("Conv", layer.name, [*inputs, kernel], **_window(layer))
+    x = graph.node("Reshape", f"{name}/rows", [x, graph.weight(f"{name}/to_rows", [0, groups, -1], np.int64)])
+    ones, zeros = graph.weight(f"{name}/ones", np.ones(groups)), graph.weight(f"{name}/zeros", np.zeros(groups))
+    x = graph.node("InstanceNormalization", f"{name}/unit", [x, ones, zeros], epsilon=NORM_EPSILON)
+    maps = graph.weight(f"{name}/to_maps", [0, channels, height, width], np.int64)
+    x = graph.node("Reshape", f"{name}/maps", [x, maps])
+    scale, bias = (
+        graph.weight(path, np.reshape(graph.params[path], (channels, 1, 1)))
+        for path in (f"{layer.name}/scale", f"{layer.name}/bias")
+    )
+    return graph.node("Add", name, [graph.node("Mul", f"{name}/scaled", [x, scale]), bias])
 
 
 def _max_pool(graph: _Graph, layer: Layer, inputs: list[str]) -> str:

@@ -11,7 +11,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from squeezenet_jax.network.architecture import POOL_STRIDE, POOL_WINDOW, Activation, Architecture, FireSpec
+from squeezenet_jax.network.architecture import (
+    NORM_EPSILON,
+    POOL_STRIDE,
+    POOL_WINDOW,
+    Activation,
+    Architecture,
+    FireSpec,
+    Norm,
+)
 from squeezenet_jax.system.errors import UserError
 
 IMAGE = "image"  # what the first layer reads
@@ -34,6 +42,7 @@ class Layer:
       stride: from one window to the next, px.
       borders: added before and after the input's H and W, px: zeros; -inf for a max-pool.
       activation: applied to the output before other layers read it.
+      norm: of a convolution: what stands between it and its bias.
     """
 
     name: str
@@ -45,22 +54,37 @@ class Layer:
     stride: int = 1
     borders: tuple[int, int] = (0, 0)
     activation: Activation | Literal["none"] = "none"
+    norm: Norm = "none"
 
     @property
     def parameter_shapes(self) -> dict[str, Shape]:
-        """{"kernel": (H, W, I, O), "bias": (O,)} of a convolution, {} of other layers."""
+        """{"kernel": (H, W, I, O), "bias": (O,)} of a convolution, with a norm "scale": (O,), too; {} of others."""
         if self.kind != "conv":
             return {}
-        return {"kernel": (self.kernel, self.kernel, self.in_channels, self.shape[2]), "bias": (self.shape[2],)}
+        filters = self.shape[2]
+        shapes: dict[str, Shape] = {"kernel": (self.kernel, self.kernel, self.in_channels, filters), "bias": (filters,)}
+        return shapes if self.norm == "none" else shapes | {"scale": (filters,)}
 
     @property
     def collections(self) -> dict[str, dict[str, Shape]]:
         """Shapes of everything that the model keeps for this layer, by flax's collection."""
-        return {"params": self.parameter_shapes}
+        running: dict[str, Shape] = {"mean": (self.shape[2],), "var": (self.shape[2],)}
+        return {"params": self.parameter_shapes} | ({"batch_stats": running} if self.norm == "batch" else {})
 
     def kernel_and_bias(self, arrays: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Of a convolution, for formats and runtimes that know nothing else; `arrays` are the network's, by path."""
-        return arrays[f"{self.name}/kernel"], arrays[f"{self.name}/bias"]
+        """Of a convolution, for formats and runtimes that know nothing else; `arrays` are the network's, by path.
+
+        Batch normalisation, whose statistics are constants once training has ended, is folded into them. Raises
+        `UserError` for group normalisation, whose statistics are each example's.
+        """
+        kernel, bias = arrays[f"{self.name}/kernel"], arrays[f"{self.name}/bias"]
+        if self.norm == "none":
+            return kernel, bias
+        if self.norm == "group":
+            raise UserError("group normalisation is no part of a convolution: another layout or format is needed")
+        scale, mean, var = (arrays[f"{self.name}/{name}"] for name in ("scale", "mean", "var"))
+        factor = scale / (var + NORM_EPSILON) ** 0.5
+        return kernel * factor, bias - mean * factor
 
     @property
     def params(self) -> int:
@@ -130,7 +154,7 @@ def _trace(arch: Architecture, image_size: int, channels: int, num_classes: int)
             x = _fire(rows, f"fire{number}", spec, x)
         if index < len(arch.groups) - 1:
             x = rows.max_pool(f"pool{number}", x, ceil=arch.pool_ceil)
-    x = rows.conv("conv10", x, num_classes, borders=(arch.conv10_padding,) * 2, activated=arch.conv10_relu)
+    x = rows.conv("conv10", x, num_classes, borders=(arch.conv10_padding,) * 2, activated=arch.conv10_relu, norm="none")
     rows.mean("pool10", x)
     return rows.layers
 
@@ -165,9 +189,10 @@ class _Rows:
         stride: int = 1,
         borders: tuple[int, int] = (0, 0),
         activated: bool = True,
+        norm: Norm | None = None,
     ) -> str:
-        activation = self.arch.activation if activated else "none"
-        return self._append("conv", name, (x,), filters, kernel, stride, borders, activation)
+        activation, norm = self.arch.activation if activated else "none", norm or self.arch.norm
+        return self._append("conv", name, (x,), filters, kernel, stride, borders, activation, norm)
 
     def max_pool(self, name: str, x: str, *, ceil: bool) -> str:
         size, _, channels = self.shapes[x]
@@ -196,12 +221,13 @@ class _Rows:
         stride: int = 1,
         borders: tuple[int, int] = (0, 0),
         activation: Activation | Literal["none"] = "none",
+        norm: Norm = "none",
     ) -> str:
         size, _, in_channels = self.shapes[inputs[0]]
         out_size = (size + sum(borders) - kernel) // stride + 1
         shape = (out_size, out_size, channels)
         in_channels = channels if kind == "concat" else in_channels
-        self.layers.append(Layer(name, kind, inputs, in_channels, shape, kernel, stride, borders, activation))
+        self.layers.append(Layer(name, kind, inputs, in_channels, shape, kernel, stride, borders, activation, norm))
         self.shapes[name] = shape
         return name
 

@@ -43,6 +43,7 @@ def test_json_has_every_column_and_adds_up(bypass, capsys):
         "stride": 2,
         "borders": [0, 0],
         "activation": "none",
+        "norm": "none",
         "params": 0,
         "macs": 0,
         "activation_size": 290_400,

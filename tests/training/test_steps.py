@@ -99,24 +99,30 @@ def one_step(settings, batch, parts=1):
     """What one step of plain gradient descent at rate 1 subtracts from the parameters, and its tally."""
     data, model, tx = settings.data, build_model(settings), optax.sgd(1.0)
     blank = np.zeros((1, data.image_size, data.image_size, data.channels), np.float32)
-    params = model.init(jax.random.key(0), blank)["params"]
+    variables = model.init(jax.random.key(0), blank)
+    params, model_state = variables["params"], {k: v for k, v in variables.items() if k != "params"}
     step = functools.partial(train_step, model=model, tx=tx, learning_rate=lambda step: 1.0, data=data, parts=parts)
-    state, tally = jax.jit(step)(TrainState(jnp.int32(0), params, tx.init(params)), batch, jax.random.key(1))
-    return jax.tree.map(jnp.subtract, params, state.params), tally
+    before = TrainState(jnp.int32(0), params, tx.init(params), model_state)
+    state, tally = jax.jit(step)(before, batch, jax.random.key(1))
+    return jax.tree.map(jnp.subtract, params, state.params), tally | {"batch_stats": state.model_state}
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_masked_examples_change_nothing_about_a_step(tiny, parts):
+@pytest.mark.parametrize(("parts", "norm"), [(1, "none"), (2, "none"), (1, "batch"), (2, "group")])
+def test_masked_examples_change_nothing_about_a_step(tiny, parts, norm):
     """The loss that a step descends on is the mean over the examples whose mask is 1, not over the batch's rows."""
-    settings = tiny()
+    settings = tiny(model__norm=norm)
     alone = a_batch(settings.data, 4)
     others = a_batch(settings.data, 12, seed=1) | {"mask": np.zeros(12, np.int32)}
     among = {name: np.concatenate([alone[name], others[name]]) for name in alone}
     (update, tally), (update_among, tally_among) = one_step(settings, alone), one_step(settings, among, parts)
     assert tally["count"] == tally_among["count"] == 4
     for name in ("loss", "grad_norm"):
-        np.testing.assert_allclose(tally_among[name], tally[name], rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), update_among, update)
+        np.testing.assert_allclose(tally_among[name], tally[name], rtol=1e-5 if norm == "none" else 1e-4)
+    tolerance = {"rtol": 1e-4, "atol": 1e-6} if norm == "none" else {"rtol": 1e-3, "atol": 1e-4}
+    jax.tree.map(functools.partial(np.testing.assert_allclose, **tolerance), update_among, update)
+    stats, stats_among = tally["batch_stats"], tally_among["batch_stats"]
+    assert bool(jax.tree.leaves(stats)) == (norm == "batch")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), stats_among, stats)
 
 
 def test_a_batch_of_which_nothing_could_be_read_leaves_the_parameters_alone(tiny):
