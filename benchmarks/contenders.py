@@ -110,12 +110,12 @@ class Ours:
     def prepare_training(self, params: Params) -> Callable[[int], float]:
         """The function that takes so many steps and returns the last one's mean loss."""
         from squeezenet_jax.system import devices
-        from squeezenet_jax.training.steps import compile_steps
+        from squeezenet_jax.training.compilation import compile_steps
 
         steps = compile_steps(self.settings, 10**6, 1e3, self.mesh)
         key = devices.run_key(0, self.mesh)
         batches = itertools.cycle(draw_batches(self.settings))
-        self.state = steps.begin(devices.replicate(unflatten(params), self.mesh))
+        self.state = steps.begin(devices.replicate({"params": unflatten(params)}, self.mesh))
 
         def take(count: int) -> float:
             for _ in range(count):

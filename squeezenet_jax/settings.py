@@ -13,7 +13,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from squeezenet_jax.network import architecture
-from squeezenet_jax.network.architecture import BYPASSES, GEOMETRIES, STEMS, VERSIONS, Architecture, Metaparameters
+from squeezenet_jax.network.architecture import (
+    ACTIVATIONS,
+    BYPASSES,
+    GEOMETRIES,
+    NORMS,
+    STEMS,
+    VERSIONS,
+    Architecture,
+    Metaparameters,
+)
 from squeezenet_jax.network.trace import Layer, trace
 from squeezenet_jax.system import fields, nested
 from squeezenet_jax.system.errors import UserError
@@ -36,8 +45,11 @@ class ModelSettings:
     geometry: str = setting("same", "borders of stem, pools and conv10; same: the model card's", choices=GEOMETRIES)
     width: float = setting(1.0, "multiplies the filters of conv1 and of the fires", above=0)
     bypass: str = setting("none", "connections around fires (paper Sec. 6)", choices=BYPASSES)
-    bypass_relu: bool = setting(True, "ReLU on a complex bypass's 1x1 convolution; the paper leaves it open")
-    conv10_relu: bool = setting(True, "ReLU between conv10 and the global average")
+    bypass_relu: bool = setting(True, "activation on a complex bypass's 1x1 convolution; the paper leaves it open")
+    conv10_relu: bool = setting(True, "activation between conv10 and the global average")
+    norm: str = setting("none", "of every convolution's output but conv10's, before its bias", choices=NORMS)
+    activation: str = setting("relu", "behind the convolutions", choices=ACTIVATIONS)
+    squeeze_activation: bool = setting(True, "activation behind the squeeze layers")
     base_e: int = setting(128, "expand filters of the first fire (metaparameters: paper Sec. 5.1)", low=2)
     incr_e: int = setting(128, "how many are added every model.freq fires", low=0)
     freq: int = setting(2, "fires with the same number of expand filters", low=1)
@@ -56,6 +68,10 @@ class ModelSettings:
         fields.check(self, "model")
         if self.freeze != "none" and not self.weights:
             raise UserError(f"model.freeze: {self.freeze} is not allowed without weights; set model.init_from")
+        if self.freeze != "none" and self.norm == "batch":
+            raise UserError(
+                f"model.freeze: {self.freeze} is not allowed with model.norm batch, whose statistics go on changing"
+            )
 
     @property
     def weights(self) -> str:
@@ -75,6 +91,9 @@ class ModelSettings:
                 geometry=self.geometry,
                 width=self.width,
                 bypass=self.bypass,
+                norm=self.norm,
+                activation=self.activation,
+                squeeze_activation=self.squeeze_activation,
                 metaparameters=Metaparameters(self.base_e, self.incr_e, self.freq, self.squeeze_ratio, self.pct3x3),
             )
         except UserError as error:
@@ -171,6 +190,12 @@ class Settings:
         fields.check(self, "")
         warmup, epochs = self.optimizer.warmup_epochs, self.train.epochs
         require("optimizer.warmup_epochs", warmup, warmup < epochs, f"below train.epochs, which is {epochs:g}")
+        parts = self.train.accumulation_steps
+        if self.model.norm == "batch" and parts > 1:
+            raise UserError(
+                f"train.accumulation_steps: {parts} is not allowed with model.norm batch, whose statistics need the "
+                "whole batch; use model.norm group, or a smaller train.batch_size"
+            )
         self.trace()
 
     def trace(self) -> list[Layer]:

@@ -48,6 +48,7 @@ def test_every_preset_converts_and_fits_its_dataset(preset, tmp_path):
 
 # What presets leave at its default: what experiments are about, and what is the same for every dataset.
 LEFT = {"model.bypass", "model.bypass_relu", "model.conv10_relu", "model.dropout", "model.dtype"}
+LEFT |= {"model.norm", "model.activation", "model.squeeze_activation"}
 LEFT |= {"model.base_e", "model.incr_e", "model.freq", "model.squeeze_ratio", "model.pct3x3"}
 LEFT |= {"model.init_from", "model.start", "model.freeze"}
 LEFT |= {"seed", "data.train_split", "data.eval_split", "data.num_classes", "data.decoder"}
@@ -110,6 +111,14 @@ def test_imagenet_has_the_solver_that_it_names():
         ({"optimizer__peak_lr": 0.0}, "optimizer.peak_lr: 0.0 is not allowed; it must be above 0"),
         ({"train__batch_size": 0}, "train.batch_size: 0 is not allowed; it must be at least 1"),
         ({"seed": -1}, "seed: -1 is not allowed"),
+        (
+            {"model__norm": "batch", "train__accumulation_steps": 2},
+            "train.accumulation_steps: 2 is not allowed with model.norm batch, .*; use model.norm group",
+        ),
+        (
+            {"model__norm": "batch", "model__init_from": "w", "model__freeze": "conv1"},
+            "model.freeze: conv1 is not allowed with model.norm batch",
+        ),
         ({"train__epochs": 2.0}, "optimizer.warmup_epochs: 2.0 .* below train.epochs, which is 2"),
         ({"train__epochs": float("inf")}, "train.epochs: inf is not allowed; it must be finite"),
         ({"model__start": "a\nb" * 1000}, r'model.start: unknown value "a\\nba.*\.\.\."; allowed: init_from, scratch'),

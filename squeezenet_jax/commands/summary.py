@@ -2,22 +2,31 @@
 
 import argparse
 import dataclasses
+import inspect
 import json
+from typing import Any
 
 from squeezenet_jax import settings
 from squeezenet_jax.network import architecture
 from squeezenet_jax.network.trace import count, trace
 
-# The settings that make a table; each is an option, with its default and meaning.
-TABLE = ("version", "bypass", "stem", "geometry", "width", "base_e", "incr_e", "freq", "squeeze_ratio", "pct3x3")
+# What makes a table; each is an option, with the default and meaning of the setting of its name.
+METAPARAMETERS = tuple(inspect.signature(architecture.Metaparameters).parameters)
+TABLE = (
+    *(name for name in inspect.signature(architecture.build).parameters if name != "metaparameters"),
+    *METAPARAMETERS,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     declared = {row.name: row for row in settings.ROWS}
     for name in TABLE:
         _, _, default, rule = declared[f"model.{name}"]
-        meaning = f"{rule.meaning}; {rule.allowed} (default: {default})"
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=meaning)
+        meaning = f"{rule.meaning}; {rule.allowed or 'yes or no'} (default: {default})"
+        kind: dict[str, Any] = {"type": type(default)}
+        if isinstance(default, bool):
+            kind = {"action": argparse.BooleanOptionalAction}
+        parser.add_argument(f"--{name.replace('_', '-')}", **kind, default=default, help=meaning)
     parser.add_argument("--image-size", type=int, default=224, help="px")
     parser.add_argument("--channels", type=int, default=3)
     parser.add_argument("--num-classes", type=int, default=1000)
@@ -26,16 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    arch = architecture.build(
-        args.version,
-        stem=args.stem,
-        geometry=args.geometry,
-        width=args.width,
-        bypass=args.bypass,
-        metaparameters=architecture.Metaparameters(
-            args.base_e, args.incr_e, args.freq, args.squeeze_ratio, args.pct3x3
-        ),
-    )
+    given = {name: getattr(args, name) for name in TABLE}
+    metaparameters = architecture.Metaparameters(**{name: given.pop(name) for name in METAPARAMETERS})
+    arch = architecture.build(**given, metaparameters=metaparameters)
     layers = trace(arch, image_size=args.image_size, channels=args.channels, num_classes=args.num_classes)
     params, macs = count(layers)
     if args.format == "json":

@@ -15,7 +15,7 @@ import numpy as np
 from squeezenet_jax.network.architecture import Architecture
 from squeezenet_jax.network.model import SqueezeNet
 from squeezenet_jax.network.trace import Layer, trace
-from squeezenet_jax.weights.bundle import Weights
+from squeezenet_jax.weights.bundle import Weights, flatten
 
 PIXEL_STD = 64  # of photographs, 0 to 255, roughly
 
@@ -25,13 +25,15 @@ class Network:
     """Everything that an exporter reads.
 
     Attributes:
-      params: nested by the paper's names, `params["fire2"]["squeeze1x1"]["kernel"]`: float32, HWIO kernels.
+      variables: what the flax model is applied to, nested by the paper's names: float32, HWIO kernels.
+      params: the same by path, "fire2/squeeze1x1/kernel", whatever the collection.
       image_size: H = W of the images that the exported file takes; paddings depend on it, so it is fixed.
       input_std: rough standard deviation of a preprocessed pixel (1 for normalised images, about 64 for 0 to 255).
       metadata: facts that travel inside the file: preprocessing, labels, provenance, all of them JSON.
     """
 
     arch: Architecture
+    variables: Mapping[str, Any]
     params: Mapping[str, Any]
     num_classes: int
     channels: int
@@ -46,7 +48,7 @@ class Network:
     def apply(self, image_BHWC: jax.Array) -> jax.Array:
         """The flax model, [B, H, W, C] -> logits [B, K]; traceable, the parameters being constants."""
         model = SqueezeNet(self.arch, self.num_classes)  # float32 whatever the run computed in
-        return cast(jax.Array, model.apply({"params": self.params}, image_BHWC))
+        return cast(jax.Array, model.apply(self.variables, image_BHWC))
 
     def reference(self, image_BHWC: np.ndarray) -> np.ndarray:
         """The flax model's logits [B, K], computed on the CPU whatever devices there are."""
@@ -80,7 +82,8 @@ def from_weights(weights: Weights, image_size: int | None = None) -> Network:
         metadata["labels"] = weights.labels
     return Network(
         arch=weights.arch,
-        params=weights.params,
+        variables=weights.variables,
+        params=flatten(weights.params),
         num_classes=weights.num_classes,
         channels=weights.channels,
         image_size=preprocessing.crop,

@@ -1,8 +1,8 @@
 """ONNX, written node by node from the rows of `trace`.
 
-So simple a network needs no converter, only `onnx.helper` and seven operations: Conv, Relu, MaxPool, Concat, Add,
-GlobalAveragePool, Flatten, all of them the same in every opset from 9 on. The rows come from the table, not from the
-flax model, so the two are independent derivations of one network and `verify` compares them.
+So simple a network needs no converter, only `onnx.helper` and a dozen operations, all of them the same in every opset
+from 9 on. The rows come from the table, not from the flax model, so the two are independent derivations of one network
+and `verify` compares them.
 
 Input `image`, float32 [batch, C, H, W] (batch is free); output `logits`, float32 [batch, K]. Nodes and weights bear
 the names of the paper's layers. Read next: `stablehlo_file.py`.
@@ -20,9 +20,9 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from squeezenet_jax.export.network import Network
 from squeezenet_jax.export.verify import Run
+from squeezenet_jax.network.architecture import NORM_EPSILON, Activation, group_size
 from squeezenet_jax.network.trace import IMAGE, Kind, Layer
 from squeezenet_jax.system.errors import UserError
-from squeezenet_jax.weights.bundle import flatten
 
 BATCHES = (1, 3)
 DEFAULT_OPSET = 17  # 2022: old enough for the runtimes in use, and no newer opset has anything for this network
@@ -82,7 +82,7 @@ class _Graph:
     """Nodes and weights so far, and by layer the name of the value that other layers read."""
 
     def __init__(self, params: Mapping[str, Any]) -> None:
-        self.tensors = flatten(params)
+        self.params = params
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self.values = {IMAGE: IMAGE}
@@ -90,8 +90,8 @@ class _Graph:
     def append(self, layer: Layer) -> None:
         inputs = [self.values[name] for name in layer.inputs]
         value = WRITERS[layer.kind](self, layer, inputs)
-        if layer.activation == "relu":
-            value = self.node("Relu", f"{layer.name}/relu", [value])
+        if layer.activation != "none":
+            value = ACTIVATIONS[layer.activation](self, f"{layer.name}/{layer.activation}", value)
         self.values[layer.name] = value
 
     def node(self, operation: str, name: str, inputs: list[str], **attributes: Any) -> str:
@@ -99,17 +99,38 @@ class _Graph:
         self.nodes.append(helper.make_node(operation, inputs, [name], name=name, **attributes))
         return name
 
-    def weight(self, name: str) -> str:
-        """Appends a parameter under its own name, a kernel as OIHW, and returns that."""
-        value = np.asarray(self.tensors[name], np.float32)
+    def weight(self, name: str, value: Any, dtype: type = np.float32) -> str:
+        """Appends an array, a kernel as OIHW, and returns its name."""
+        value = np.asarray(value, dtype)
         value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
 
 def _conv(graph: _Graph, layer: Layer, inputs: list[str]) -> str:
-    weights = [graph.weight(f"{layer.name}/{name}") for name in layer.parameter_shapes]
+    if layer.norm == "group":
+        return _group_norm(graph, layer, inputs)
+    kernel, bias = layer.kernel_and_bias(graph.params)
+    weights = [graph.weight(f"{layer.name}/kernel", kernel), graph.weight(f"{layer.name}/bias", bias)]
     return graph.node("Conv", layer.name, [*inputs, *weights], **_window(layer))
+
+
+def _group_norm(graph: _Graph, layer: Layer, inputs: list[str]) -> str:
+    """Instance normalisation of groups as long rows; ONNX's own operation came with opset 18, and wrong until 21."""
+    height, width, channels = layer.shape
+    name, groups = f"{layer.name}/norm", channels // group_size(channels)
+    kernel = graph.weight(f"{layer.name}/kernel", graph.params[f"{layer.name}/kernel"])
+    x = graph.node("Conv", layer.name, [*inputs, kernel], **_window(layer))
+    x = graph.node("Reshape", f"{name}/rows", [x, graph.weight(f"{name}/to_rows", [0, groups, -1], np.int64)])
+    ones, zeros = graph.weight(f"{name}/ones", np.ones(groups)), graph.weight(f"{name}/zeros", np.zeros(groups))
+    x = graph.node("InstanceNormalization", f"{name}/unit", [x, ones, zeros], epsilon=NORM_EPSILON)
+    maps = graph.weight(f"{name}/to_maps", [0, channels, height, width], np.int64)
+    x = graph.node("Reshape", f"{name}/maps", [x, maps])
+    scale, bias = (
+        graph.weight(path, np.reshape(graph.params[path], (channels, 1, 1)))
+        for path in (f"{layer.name}/scale", f"{layer.name}/bias")
+    )
+    return graph.node("Add", name, [graph.node("Mul", f"{name}/scaled", [x, scale]), bias])
 
 
 def _max_pool(graph: _Graph, layer: Layer, inputs: list[str]) -> str:
@@ -129,6 +150,16 @@ def _mean(graph: _Graph, layer: Layer, inputs: list[str]) -> str:
     return graph.node("GlobalAveragePool", layer.name, inputs)
 
 
+def _swish(graph: _Graph, name: str, x: str) -> str:
+    return graph.node("Mul", name, [x, graph.node("Sigmoid", f"{name}/sigmoid", [x])])
+
+
+ACTIVATIONS: dict[Activation, Callable[[_Graph, str, str], str]] = {
+    "relu": lambda graph, name, x: graph.node("Relu", name, [x]),
+    "elu": lambda graph, name, x: graph.node("Elu", name, [x], alpha=1.0),
+    "leaky_relu": lambda graph, name, x: graph.node("LeakyRelu", name, [x], alpha=0.01),
+    "swish": _swish,
+}
 WRITERS: dict[Kind, Callable[[_Graph, Layer, list[str]], str]] = {
     "conv": _conv,
     "max_pool": _max_pool,

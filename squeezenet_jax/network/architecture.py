@@ -11,11 +11,17 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from squeezenet_jax.system.errors import UserError, check_choice
 
 Bypass = Literal["none", "identity", "conv"]
+Activation = Literal["relu", "elu", "leaky_relu", "swish"]
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+Norm = Literal["none", "batch", "group"]
+NORMS: tuple[Norm, ...] = get_args(Norm)
+NORM_EPSILON = 1e-5  # added to a variance
+MONOTONE = {"relu", "elu", "leaky_relu"}  # activations that keep the order of their inputs
 POOL_WINDOW, POOL_STRIDE = 3, 2  # px, of every max-pool of every version
 
 
@@ -54,8 +60,11 @@ class Architecture:
     stem: StemSpec
     groups: tuple[tuple[FireSpec, ...], ...]
     dropout: float = 0.5  # after the last fire
-    conv10_relu: bool = True  # the ReLU between conv10 and the global average
-    bypass_relu: bool = True  # the ReLU on a complex bypass's 1x1 convolution; the paper does not say
+    conv10_relu: bool = True  # the activation between conv10 and the global average
+    bypass_relu: bool = True  # the activation on a complex bypass's 1x1 convolution; the paper does not say
+    activation: Activation = "relu"  # elu's scale is 1, leaky_relu's slope 0.01; swish is x sigmoid(x)
+    squeeze_activation: bool = True  # the activation behind the squeeze layers
+    norm: Norm = "none"  # between every convolution but conv10 and its bias
     pool_ceil: bool = False  # Caffe rounds the size of a pool's output up, Keras and flax down
     conv10_padding: int = 0
     caffe_conv10_padding: int = 0  # what `with_geometry(arch, "caffe")` sets conv10_padding to
@@ -66,13 +75,13 @@ class Architecture:
 
     @property
     def examples_independent(self) -> bool:
-        """Whether an example's logits are the same in any batch; not so with statistics of the batch."""
-        return True
+        """Whether in training, too, an example's logits are the same in any batch."""
+        return self.norm != "batch"
 
     @property
     def activations_monotone(self) -> bool:
-        """Whether every activation f keeps the order of its inputs, so that max f(x) = f(max x)."""
-        return True
+        """Whether what follows a convolution keeps the order of its outputs, so that max f(x) = f(max x)."""
+        return self.activation in MONOTONE and self.norm == "none"  # a norm's scale may be negative
 
 
 def fire(squeeze: int, bypass: Bypass = "none") -> FireSpec:
@@ -214,6 +223,9 @@ def build(
     geometry: str = "same",
     width: float = 1.0,
     bypass: str = "none",
+    activation: str = "relu",
+    squeeze_activation: bool = True,
+    norm: str = "none",
     metaparameters: Metaparameters | None = None,
 ) -> Architecture:
     """A version's table with all of the changes above; bypass comes last, since it looks at channel counts.
@@ -224,6 +236,9 @@ def build(
       geometry: "same", "caffe" or "torchvision", see `with_geometry`.
       width: multiplies the filters, see `widen`.
       bypass: "none", "simple" or "complex", see `with_bypass`.
+      activation: behind every convolution: "relu", "elu", "leaky_relu" or "swish".
+      squeeze_activation: whether the squeeze layers have one, too.
+      norm: behind every convolution but conv10: "none", "batch" (arXiv 1502.03167) or "group" (arXiv 1803.08494).
       metaparameters: the paper's design space (Sec. 5.1); None leaves the version's fires, which are its defaults.
 
     Raises `UserError`, which names the argument, its value and what is allowed.
@@ -235,7 +250,22 @@ def build(
     arch = VERSIONS[check_choice("version", version, VERSIONS)]
     if metaparameters is not None:
         arch = with_metaparameters(arch, metaparameters)
+    arch = dataclasses.replace(
+        arch,
+        activation=cast(Activation, check_choice("activation", activation, ACTIVATIONS)),
+        squeeze_activation=squeeze_activation,
+        norm=cast(Norm, check_choice("norm", norm, NORMS)),
+    )
     return with_bypass(with_geometry(with_stem(widen(arch, width), stem), geometry), bypass)
+
+
+def group_size(channels: int) -> int:
+    """How many channels group normalisation takes together: 16 or, where that does not divide them, the next that does.
+
+    With 16 channels a group Wu & He (arXiv 1803.08494, Table 3) lose 0.3 points against the best number of groups;
+    their default of 32 groups would leave squeeze layers with single channels.
+    """
+    return next((size for size in range(16, channels) if channels % size == 0), channels)
 
 
 def _map_fires(arch: Architecture, change: Callable[[FireSpec], FireSpec]) -> Architecture:

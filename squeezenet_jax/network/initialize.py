@@ -16,9 +16,9 @@ import jax.numpy as jnp
 Params = dict[str, Any]
 
 
-def output_stds(model: nn.Module, params: Params, image_BHWC: jax.Array) -> dict[str, jax.Array]:
+def output_stds(model: nn.Module, variables: Params, image_BHWC: jax.Array) -> dict[str, jax.Array]:
     """Standard deviation of W * x + b, or W * x where a pool comes before b, by convolution, on normalised images."""
-    _, captured = model.apply({"params": params}, image_BHWC, mutable="intermediates")
+    _, captured = model.apply(variables, image_BHWC, mutable="intermediates")
     outputs = flax.traverse_util.flatten_dict(captured["intermediates"])
     return {"/".join(path[:-1]): jnp.std(output.astype(jnp.float32)) for path, (output,) in outputs.items()}
 

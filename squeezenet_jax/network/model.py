@@ -7,6 +7,11 @@
     Learner     fire groups, dropout
     Classifier  conv10 to K maps, relu, mean over H and W: the logits (softmax belongs to the loss)
 
+The table may have another activation in place of relu everywhere, none behind the squeeze layers, and a norm behind
+every convolution but conv10: g (W x - m) / sqrt(v + 1e-5) + b, where g is a parameter, "scale". Mean m and variance v
+are of a channel over the batch ("batch"; running averages of them, the collection "batch_stats", in an evaluation), or
+of a group of channels of one example ("group").
+
 Parameters carry the paper's names without the modules' nesting: conv1, fire2/squeeze1x1, fire2/expand3x3, fire2/bypass,
 ..., conv10; `trace.py` derives the same names from the table. Letters: B batch, H, W, C, K classes. What is between
 fire blocks may be several arrays (`lowering.Features`). Read next: `objective.py`.
@@ -19,19 +24,21 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from squeezenet_jax.network import lowering
-from squeezenet_jax.network.architecture import Architecture, FireSpec
+from squeezenet_jax.network.architecture import NORM_EPSILON, Architecture, FireSpec, Norm, group_size
 from squeezenet_jax.network.lowering import Features
 from squeezenet_jax.network.trace import trace
 from squeezenet_jax.system.errors import check_choice
 
 KERNEL_INITS = ("glorot_uniform", "lecun_uniform", "he_uniform", "orthogonal")  # linen's names
 CONV10_INITS = ("same", "normal_0.01")
+MOMENTUM = 0.9  # of the running averages, as in PyTorch: runs of a few hundred steps have to fill them
 
 
 class Conv(nn.Module):
-    """W * x + b, [B, H, W, C] -> [B, P, Q, features]; parameters like those of linen's."""
+    """W * x + b or norm(W * x) + b, [B, H, W, C] -> [B, P, Q, features]; parameters like those of linen's."""
 
     features: int
     kernel_size: tuple[int, int]
@@ -39,22 +46,43 @@ class Conv(nn.Module):
     padding: str | int = "VALID"
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     dtype: Any = jnp.float32
+    norm: Norm = "none"
 
     @nn.compact
-    def __call__(self, x: Features, pool: Callable[[jax.Array], jax.Array] | None = None) -> jax.Array:
-        """W * x + b; or pool(W * x) + b."""
+    def __call__(
+        self,
+        x: Features,
+        mask_B: jax.Array | None = None,
+        *,
+        pool: Callable[[jax.Array], jax.Array] | None = None,
+    ) -> jax.Array:
+        """norm(W * x) + b; or, without a norm, pool(W * x) + b. `mask_B`: see `SqueezeNet`."""
         shape = (*self.kernel_size, lowering.num_channels(x), self.features)
-        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        y = lowering.conv(x, kernel, None if pool else bias, strides=self.strides, padding=self.padding)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        norm = None
+        if self.norm != "none":
+            scale = self.param("scale", nn.initializers.ones, (self.features,))
+            norm = functools.partial(_group_norm, scale_C=scale, bias_C=bias)
+        if self.norm == "batch":
+            mean = self.variable("batch_stats", "mean", jnp.zeros, (self.features,))
+            var = self.variable("batch_stats", "var", jnp.ones, (self.features,))
+            norm = functools.partial(_batch_norm, mask_B, mean, var, scale_C=scale, bias_C=bias)
+            if mask_B is None:  # with constants for statistics it is linear: part of the convolution
+                factor = scale * (var.value + NORM_EPSILON) ** -0.5
+                kernel, bias, norm = kernel * factor, bias - mean.value * factor, None
+        kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
+        y = lowering.conv(x, kernel, None if pool or norm else bias, strides=self.strides, padding=self.padding)
         self.sow("intermediates", "output", y)
+        if norm:
+            return norm(y).astype(self.dtype)
         return lowering.add_bias(pool(y), bias) if pool else y
 
 
 class FireBlock(nn.Module):
     """One fire module, [B, H, W, C] -> [B, H, W, e1x1 + e3x3] (paper Fig. 1; bypass Fig. 2), or its max-pool.
 
-    The bypass is added after the expand layers' ReLUs and nothing but the pool follows the sum.
+    The bypass is added after the expand layers' activations and nothing but the pool follows the sum.
     """
 
     spec: FireSpec
@@ -62,19 +90,21 @@ class FireBlock(nn.Module):
     conv: Callable[..., Conv]  # with the network's dtype and initialiser
 
     @nn.compact
-    def __call__(self, x: Features, pooled: bool = False) -> Features:
+    def __call__(self, x: Features, mask_B: jax.Array | None = None, *, pooled: bool = False) -> Features:
         spec, pool = self.spec, _max_pool(self.arch) if pooled else None
         # A maximum does not go through a bypass's sum.
         early, late = (pool, None) if spec.bypass == "none" and lowering.pools_early(self.arch) else (None, pool)
-        s = lowering.relu(self.conv(spec.squeeze, (1, 1), name="squeeze1x1")(x))
-        expand1x1 = lowering.relu(self.conv(spec.expand1x1, (1, 1), name="expand1x1")(s, early))
-        expand3x3 = lowering.relu(self.conv(spec.expand3x3, (3, 3), padding="SAME", name="expand3x3")(s, early))
+        activate = functools.partial(lowering.activate, name=self.arch.activation)
+        s = self.conv(spec.squeeze, (1, 1), name="squeeze1x1")(x, mask_B)
+        s = activate(s) if self.arch.squeeze_activation else s
+        expand1x1 = activate(self.conv(spec.expand1x1, (1, 1), name="expand1x1")(s, mask_B, pool=early))
+        expand3x3 = activate(self.conv(spec.expand3x3, (3, 3), padding="SAME", name="expand3x3")(s, mask_B, pool=early))
         y = lowering.concatenate(expand1x1, expand3x3)
         if spec.bypass == "identity":
             y = lowering.add(y, x)
         elif spec.bypass == "conv":
-            projected = self.conv(spec.features, (1, 1), name="bypass")(x)
-            y = lowering.add(y, lowering.relu(projected) if self.arch.bypass_relu else projected)
+            projected = self.conv(spec.features, (1, 1), name="bypass")(x, mask_B)
+            y = lowering.add(y, activate(projected) if self.arch.bypass_relu else projected)
         return jax.tree.map(late, y) if late else y
 
 
@@ -87,27 +117,27 @@ class FireGroup(nn.Module):
     conv: Callable[..., Conv]
 
     @nn.compact
-    def __call__(self, x: Features, pooled: bool) -> Features:
+    def __call__(self, x: Features, mask_B: jax.Array | None, *, pooled: bool) -> Features:
         last = self.first + len(self.specs) - 1
         for number, spec in enumerate(self.specs, start=self.first):
-            x = FireBlock(spec, self.arch, self.conv, name=f"fire{number}")(x, pooled and number == last)
+            x = FireBlock(spec, self.arch, self.conv, name=f"fire{number}")(x, mask_B, pooled=pooled and number == last)
         return x
 
 
 class Stem(nn.Module):
-    """conv1, ReLU and the first max-pool if there is one, [B, H, W, C] -> [B, H', W', features]."""
+    """conv1, its activation and the first max-pool if there is one, [B, H, W, C] -> [B, H', W', features]."""
 
     arch: Architecture
     conv: Callable[..., Conv]
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, mask_B: jax.Array | None) -> jax.Array:
         spec = self.arch.stem
         pool = _max_pool(self.arch) if spec.pool else None
         early, late = (pool, None) if lowering.pools_early(self.arch) else (None, pool)
         kernel, strides = (spec.kernel, spec.kernel), (spec.stride, spec.stride)
         conv1 = self.conv(spec.features, kernel, strides=strides, padding=spec.padding, name="conv1")
-        y = lowering.relu(conv1(x, early))
+        y = lowering.activate(conv1(x, mask_B, pool=early), self.arch.activation)
         return late(y) if late else y
 
 
@@ -118,18 +148,18 @@ class Learner(nn.Module):
     conv: Callable[..., Conv]
 
     @nn.compact
-    def __call__(self, x: Features, dropout_key_B: jax.Array | None) -> Features:
+    def __call__(self, x: Features, dropout_key_B: jax.Array | None, mask_B: jax.Array | None) -> Features:
         first = 2
         for index, specs in enumerate(self.arch.groups):
             group = FireGroup(specs, first, self.arch, self.conv, name=f"group{index}")
             nn.share_scope(self, group)
-            x = group(x, pooled=index < len(self.arch.groups) - 1)
+            x = group(x, mask_B, pooled=index < len(self.arch.groups) - 1)
             first += len(specs)
         return x if dropout_key_B is None else _dropout(lowering.join(x), dropout_key_B, self.arch.dropout)
 
 
 class Classifier(nn.Module):
-    """One map per class, its ReLU, and its mean, [B, H, W, C] -> [B, K]."""
+    """One map per class, its activation, and its mean, [B, H, W, C] -> [B, K]."""
 
     num_classes: int
     arch: Architecture
@@ -138,7 +168,7 @@ class Classifier(nn.Module):
     @nn.compact
     def __call__(self, x: Features) -> jax.Array:
         x = self.conv(self.num_classes, (1, 1), padding=self.arch.conv10_padding, name="conv10")(x)
-        x = lowering.relu(x) if self.arch.conv10_relu else x
+        x = lowering.activate(x, self.arch.activation) if self.arch.conv10_relu else x
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
 
 
@@ -167,26 +197,68 @@ class SqueezeNet(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, image_BHWC: jax.Array, dropout_key_B: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, image_BHWC: jax.Array, dropout_key_B: jax.Array | None = None, mask_B: jax.Array | None = None
+    ) -> jax.Array:
         """The logits; in training with a key for each example's dropout.
+
+        Batch normalisation in training takes the statistics of the examples whose `mask_B` is 1 (all, without a mask)
+        and updates `batch_stats`, which has to be mutable: `apply(..., mutable=["batch_stats"])`.
 
         Raises `UserError` for an unknown initialiser, and for images that are too small for the table.
         """
         trace(self.arch, image_size=min(image_BHWC.shape[1:3]), num_classes=self.num_classes)  # refuses small images
+        if mask_B is None and dropout_key_B is not None:
+            mask_B = jnp.ones(len(image_BHWC))
         initializer = getattr(nn.initializers, check_choice("kernel_init", self.kernel_init, KERNEL_INITS))()
         conv = conv10 = functools.partial(Conv, kernel_init=initializer, dtype=jnp.dtype(self.dtype))
         if check_choice("conv10_init", self.conv10_init, CONV10_INITS) == "normal_0.01":
             conv10 = functools.partial(conv, kernel_init=nn.initializers.normal(0.01))
+        conv = functools.partial(conv, norm=self.arch.norm)
         stem = Stem(self.arch, conv, name="stem")
         learner = Learner(self.arch, conv, name="learner")
         classifier = Classifier(self.num_classes, self.arch, conv10, name="classifier")
         for part in (stem, learner, classifier):
             nn.share_scope(self, part)
-        return classifier(learner(stem(image_BHWC.astype(self.dtype)), dropout_key_B))
+        return classifier(learner(stem(image_BHWC.astype(self.dtype), mask_B), dropout_key_B, mask_B))
 
 
 def _max_pool(arch: Architecture) -> Callable[[jax.Array], jax.Array]:
     return functools.partial(lowering.max_pool, ceil=arch.pool_ceil)
+
+
+def _batch_norm(
+    mask_B: Any, running_mean: Any, running_var: Any, x_BHWC: jax.Array, *, scale_C: jax.Array, bias_C: jax.Array
+) -> jax.Array:
+    """Batch normalisation by the examples of all devices whose mask is 1; moves the running averages."""
+    x, count = x_BHWC.astype(jnp.float32), jnp.sum(mask_B)
+    weight = (mask_B / (jnp.maximum(count, 1) * x.shape[1] * x.shape[2]))[:, None, None, None]
+    mean = jnp.sum(weight * x, (0, 1, 2))
+    var = jnp.sum(weight * (x - mean) ** 2, (0, 1, 2))
+    for average, now in ((running_mean, mean), (running_var, var)):
+        average.value = jnp.where(count > 0, MOMENTUM * average.value + (1 - MOMENTUM) * now, average.value)
+    return (x - mean) * (scale_C * jax.lax.rsqrt(var + NORM_EPSILON)) + bias_C
+
+
+def _group_norm(x_BHWC: jax.Array, *, scale_C: jax.Array, bias_C: jax.Array) -> jax.Array:
+    """Group normalisation, by groups of neighbouring channels.
+
+    The mean over a group is a convolution with a constant kernel: LiteRT cannot reshape batches of any size.
+    """
+    x, C = x_BHWC.astype(jnp.float32), x_BHWC.shape[-1]
+    group = np.arange(C) // group_size(C)
+    kernel_11CC = (group[:, None] == group)[None, None].astype(np.float32) / group_size(C)
+
+    def mean_of_group(x_BHWC: jax.Array) -> jax.Array:
+        mean_B11C = jnp.mean(x_BHWC, (1, 2), keepdims=True)
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            mean_B11C, kernel_11CC, (1, 1), "VALID", dimension_numbers=layout, precision="highest"
+        )
+
+    mean = mean_of_group(x)
+    var = mean_of_group((x - mean) ** 2)
+    return (x - mean) * (scale_C * jax.lax.rsqrt(var + NORM_EPSILON)) + bias_C
 
 
 def _dropout(x: jax.Array, key_B: jax.Array, rate: float) -> jax.Array:

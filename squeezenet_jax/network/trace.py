@@ -8,15 +8,22 @@ the two. Standard library only. Letters: H height, W width, C channels, I and O 
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from squeezenet_jax.network.architecture import POOL_STRIDE, POOL_WINDOW, Architecture, FireSpec
+from squeezenet_jax.network.architecture import (
+    NORM_EPSILON,
+    POOL_STRIDE,
+    POOL_WINDOW,
+    Activation,
+    Architecture,
+    FireSpec,
+    Norm,
+)
 from squeezenet_jax.system.errors import UserError
 
 IMAGE = "image"  # what the first layer reads
 Kind = Literal["conv", "max_pool", "concat", "add", "mean"]
-Activation = Literal["relu", "none"]
 Shape = tuple[int, ...]
 
 
@@ -35,6 +42,7 @@ class Layer:
       stride: from one window to the next, px.
       borders: added before and after the input's H and W, px: zeros; -inf for a max-pool.
       activation: applied to the output before other layers read it.
+      norm: of a convolution: what stands between it and its bias.
     """
 
     name: str
@@ -45,14 +53,38 @@ class Layer:
     kernel: int = 1
     stride: int = 1
     borders: tuple[int, int] = (0, 0)
-    activation: Activation = "none"
+    activation: Activation | Literal["none"] = "none"
+    norm: Norm = "none"
 
     @property
     def parameter_shapes(self) -> dict[str, Shape]:
-        """{"kernel": (H, W, I, O), "bias": (O,)} of a convolution, {} of other layers."""
+        """{"kernel": (H, W, I, O), "bias": (O,)} of a convolution, with a norm "scale": (O,), too; {} of others."""
         if self.kind != "conv":
             return {}
-        return {"kernel": (self.kernel, self.kernel, self.in_channels, self.shape[2]), "bias": (self.shape[2],)}
+        filters = self.shape[2]
+        shapes: dict[str, Shape] = {"kernel": (self.kernel, self.kernel, self.in_channels, filters), "bias": (filters,)}
+        return shapes if self.norm == "none" else shapes | {"scale": (filters,)}
+
+    @property
+    def collections(self) -> dict[str, dict[str, Shape]]:
+        """Shapes of everything that the model keeps for this layer, by flax's collection."""
+        running: dict[str, Shape] = {"mean": (self.shape[2],), "var": (self.shape[2],)}
+        return {"params": self.parameter_shapes} | ({"batch_stats": running} if self.norm == "batch" else {})
+
+    def kernel_and_bias(self, arrays: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Of a convolution, for formats and runtimes that know nothing else; `arrays` are the network's, by path.
+
+        Batch normalisation, whose statistics are constants once training has ended, is folded into them. Raises
+        `UserError` for group normalisation, whose statistics are each example's.
+        """
+        kernel, bias = arrays[f"{self.name}/kernel"], arrays[f"{self.name}/bias"]
+        if self.norm == "none":
+            return kernel, bias
+        if self.norm == "group":
+            raise UserError("group normalisation is no part of a convolution: another layout or format is needed")
+        scale, mean, var = (arrays[f"{self.name}/{name}"] for name in ("scale", "mean", "var"))
+        factor = scale / (var + NORM_EPSILON) ** 0.5
+        return kernel * factor, bias - mean * factor
 
     @property
     def params(self) -> int:
@@ -111,7 +143,7 @@ def _fits(layers: Sequence[Layer]) -> bool:
 
 
 def _trace(arch: Architecture, image_size: int, channels: int, num_classes: int) -> list[Layer]:
-    rows, stem = _Rows(image_size, channels), arch.stem
+    rows, stem = _Rows(image_size, channels, arch), arch.stem
     borders = _same_borders(image_size, stem.kernel, stem.stride) if stem.padding == "SAME" else (0, 0)
     x = rows.conv("conv1", IMAGE, stem.features, stem.kernel, stride=stem.stride, borders=borders)
     if stem.pool:
@@ -119,30 +151,31 @@ def _trace(arch: Architecture, image_size: int, channels: int, num_classes: int)
     fires = arch.fires()
     for index, group in enumerate(arch.groups):
         for number, spec in itertools.islice(fires, len(group)):
-            x = _fire(rows, f"fire{number}", spec, x, bypass_relu=arch.bypass_relu)
+            x = _fire(rows, f"fire{number}", spec, x)
         if index < len(arch.groups) - 1:
             x = rows.max_pool(f"pool{number}", x, ceil=arch.pool_ceil)
-    x = rows.conv("conv10", x, num_classes, borders=(arch.conv10_padding,) * 2, relu=arch.conv10_relu)
+    x = rows.conv("conv10", x, num_classes, borders=(arch.conv10_padding,) * 2, activated=arch.conv10_relu, norm="none")
     rows.mean("pool10", x)
     return rows.layers
 
 
-def _fire(rows: "_Rows", name: str, spec: FireSpec, x: str, *, bypass_relu: bool) -> str:
-    s = rows.conv(f"{name}/squeeze1x1", x, spec.squeeze)
+def _fire(rows: "_Rows", name: str, spec: FireSpec, x: str) -> str:
+    s = rows.conv(f"{name}/squeeze1x1", x, spec.squeeze, activated=rows.arch.squeeze_activation)
     expand1x1 = rows.conv(f"{name}/expand1x1", s, spec.expand1x1)
     expand3x3 = rows.conv(f"{name}/expand3x3", s, spec.expand3x3, 3, borders=(1, 1))
     y = rows.concat(f"{name}/concat", expand1x1, expand3x3)
     if spec.bypass == "none":
         return y
     if spec.bypass == "conv":
-        x = rows.conv(f"{name}/bypass", x, spec.features, relu=bypass_relu)
+        x = rows.conv(f"{name}/bypass", x, spec.features, activated=rows.arch.bypass_relu)
     return rows.add(f"{name}/sum", y, x)
 
 
 class _Rows:
     """The rows so far. Every method appends one and returns its name, for the layers that read it."""
 
-    def __init__(self, image_size: int, channels: int) -> None:
+    def __init__(self, image_size: int, channels: int, arch: Architecture) -> None:
+        self.arch = arch
         self.layers: list[Layer] = []
         self.shapes = {IMAGE: (image_size, image_size, channels)}
 
@@ -155,10 +188,11 @@ class _Rows:
         *,
         stride: int = 1,
         borders: tuple[int, int] = (0, 0),
-        relu: bool = True,
+        activated: bool = True,
+        norm: Norm | None = None,
     ) -> str:
-        activation: Activation = "relu" if relu else "none"
-        return self._append("conv", name, (x,), filters, kernel, stride, borders, activation)
+        activation, norm = self.arch.activation if activated else "none", norm or self.arch.norm
+        return self._append("conv", name, (x,), filters, kernel, stride, borders, activation, norm)
 
     def max_pool(self, name: str, x: str, *, ceil: bool) -> str:
         size, _, channels = self.shapes[x]
@@ -186,13 +220,14 @@ class _Rows:
         kernel: int = 1,
         stride: int = 1,
         borders: tuple[int, int] = (0, 0),
-        activation: Activation = "none",
+        activation: Activation | Literal["none"] = "none",
+        norm: Norm = "none",
     ) -> str:
         size, _, in_channels = self.shapes[inputs[0]]
         out_size = (size + sum(borders) - kernel) // stride + 1
         shape = (out_size, out_size, channels)
         in_channels = channels if kind == "concat" else in_channels
-        self.layers.append(Layer(name, kind, inputs, in_channels, shape, kernel, stride, borders, activation))
+        self.layers.append(Layer(name, kind, inputs, in_channels, shape, kernel, stride, borders, activation, norm))
         self.shapes[name] = shape
         return name
 

@@ -1,7 +1,8 @@
 """The steps that run on the devices: one of gradient descent, one of evaluation, and what comes before step 0.
 
-The steps are plain functions, compiled once per sweep setting by `compile_steps`; data parallelism is one `jit` over
-the global batch on a mesh with the axis `data`. Letters: B batch, H, W, C, K classes. Read next: `train.py`, the loop.
+The steps are plain functions, which `compilation.py` compiles once per sweep setting; data parallelism is one `jit`
+over the global batch on a mesh with the axis `data`. Letters: B batch, H, W, C, K classes. Read next: `train.py`, the
+loop.
 """
 
 import functools
@@ -15,16 +16,18 @@ import optax
 from jax.sharding import Mesh
 
 from squeezenet_jax.data.batches import Batch
-from squeezenet_jax.network import initialize, lowering
+from squeezenet_jax.network import initialize
 from squeezenet_jax.network.model import SqueezeNet
 from squeezenet_jax.settings import DataSettings, Settings
 from squeezenet_jax.system import devices
 from squeezenet_jax.system.randomness import Purpose
-from squeezenet_jax.training import augment, objective, optimizer
+from squeezenet_jax.training import augment, objective
 from squeezenet_jax.weights import transfer
+from squeezenet_jax.weights.bundle import collections
 
 # LSUV measures on this many images of the first batch, or all of it: its memory then does not grow with the batch.
 LSUV_IMAGES = 128
+Variables = dict[str, Any]  # flax's: {"params": ...}, and what else a network keeps, by collection
 
 
 @flax.struct.dataclass
@@ -32,6 +35,11 @@ class TrainState:
     step: jax.Array  # int32: how many steps have been taken
     params: Any
     opt_state: optax.OptState
+    model_state: Any = flax.struct.field(default_factory=dict)  # the network's other collections, if it has any
+
+    @property
+    def variables(self) -> Variables:
+        return {"params": self.params, **self.model_state}
 
 
 def build_model(settings: Settings) -> SqueezeNet:
@@ -41,13 +49,14 @@ def build_model(settings: Settings) -> SqueezeNet:
     return SqueezeNet(model.architecture(), data.num_classes, kernel_init, model.conv10_init, model.dtype)
 
 
-def draw_params(key: jax.Array, *, model: SqueezeNet, data: DataSettings) -> Any:
+def draw_variables(key: jax.Array, *, model: SqueezeNet, data: DataSettings) -> Variables:
     blank = jnp.zeros((1, data.image_size, data.image_size, data.channels))
-    return model.init(jax.random.fold_in(key, Purpose.INIT), blank)["params"]
+    return dict(model.init(jax.random.fold_in(key, Purpose.INIT), blank))
 
 
-def begin_state(params: Any, *, tx: optax.GradientTransformation) -> TrainState:
-    return TrainState(jnp.int32(0), params, tx.init(params))
+def begin_state(variables: Variables, *, tx: optax.GradientTransformation) -> TrainState:
+    model_state = {name: collection for name, collection in variables.items() if name != "params"}
+    return TrainState(jnp.int32(0), variables["params"], tx.init(variables["params"]), model_state)
 
 
 def train_step(
@@ -70,21 +79,24 @@ def train_step(
     """
     count = jnp.maximum(jnp.sum(batch["mask"]), 1)
 
-    def part_of_mean_loss(params: Any, part: Batch) -> tuple[jax.Array, objective.Tally]:
+    def part_of_mean_loss(params: Any, part: Batch) -> tuple[jax.Array, tuple[objective.Tally, Variables]]:
         augment_key_B = _example_keys(key, Purpose.AUGMENT, state.step, part["index"])
         dropout_key_B = _example_keys(key, Purpose.DROPOUT, state.step, part["index"])
         image = augment.crop_and_flip(part["image"], augment_key_B, padding=data.crop_padding, flip=data.flip)
         image = augment.normalize(image, data.mean, data.std)
         params = {name: jax.lax.stop_gradient(leaf) if name in frozen else leaf for name, leaf in params.items()}
-        tally = objective.tally(_logits(model, params, image, dropout_key_B), part["label"], part["mask"])
-        return tally["loss"] / count, tally
+        variables = {"params": params, **state.model_state}
+        mutable = [*state.model_state]
+        logits_BK, model_state = model.apply(variables, image, dropout_key_B, part["mask"], mutable=mutable)
+        tally = objective.tally(logits_BK, part["label"], part["mask"])
+        return tally["loss"] / count, (tally, dict(model_state))
 
     gradient = functools.partial(jax.grad(part_of_mean_loss, has_aux=True), state.params)
-    grads, tally = _sum_over_parts(gradient, batch, parts)
+    grads, (tally, model_state) = _sum_over_parts(gradient, batch, parts)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     logged = {"grad_norm": optax.tree.norm(grads), "learning_rate": learning_rate(state.step)}
-    return TrainState(state.step + 1, params, opt_state), tally | logged
+    return TrainState(state.step + 1, params, opt_state, model_state), tally | logged
 
 
 def _example_keys(key: jax.Array, purpose: Purpose, step: jax.Array, index_B: jax.Array) -> jax.Array:
@@ -107,84 +119,36 @@ def _sum_over_parts(function: Callable[[Batch], Any], batch: Batch, parts: int) 
     return total
 
 
-def output_stds_step(params: Any, image: jax.Array, *, model: SqueezeNet, data: DataSettings) -> dict[str, jax.Array]:
-    return initialize.output_stds(model, params, augment.normalize(image, data.mean, data.std))
+def output_stds_step(
+    variables: Variables, image: jax.Array, *, model: SqueezeNet, data: DataSettings
+) -> dict[str, jax.Array]:
+    return initialize.output_stds(model, variables, augment.normalize(image, data.mean, data.std))
 
 
-def eval_step(params: Any, batch: Batch, *, model: SqueezeNet, data: DataSettings, parts: int = 1) -> objective.Tally:
+def eval_step(
+    variables: Variables, batch: Batch, *, model: SqueezeNet, data: DataSettings, parts: int = 1
+) -> objective.Tally:
     """The tally of a batch, of which `parts` are computed one after the other."""
 
     def tally(part: Batch) -> objective.Tally:
         image = augment.normalize(part["image"], data.mean, data.std)
-        return objective.tally(_logits(model, params, image), part["label"], part["mask"])
+        logits_BK = model.apply(variables, image)
+        assert isinstance(logits_BK, jax.Array)
+        return objective.tally(logits_BK, part["label"], part["mask"])
 
     summed: objective.Tally = _sum_over_parts(tally, batch, parts)
     return summed
-
-
-def _logits(model: SqueezeNet, params: Any, image_BHWC: jax.Array, dropout_key_B: jax.Array | None = None) -> jax.Array:
-    logits_BK = model.apply({"params": params}, image_BHWC, dropout_key_B)
-    assert isinstance(logits_BK, jax.Array)
-    return logits_BK
 
 
 class Steps(NamedTuple):
     """Compiled programs; called with other shapes they raise instead of compiling again."""
 
     like: TrainState  # the shapes and types of a state
-    init: Callable[[jax.Array], Any]  # key -> parameters
-    begin: Callable[[Any], TrainState]  # parameters -> state before step 0
+    init: Callable[[jax.Array], Variables]  # key -> what the network is made of
+    begin: Callable[[Variables], TrainState]  # that -> state before step 0
     train: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, objective.Tally]]  # the state is donated
-    eval: Callable[[Any, Batch], objective.Tally]
-    output_stds: Callable[[Any, jax.Array], dict[str, jax.Array]]  # for LSUV: params, images -> by layer
-
-
-@functools.lru_cache(maxsize=1)  # the seeds of one setting share their programs
-def compile_steps(settings: Settings, total_steps: int, steps_per_epoch: float, mesh: Mesh) -> Steps:
-    """Compiles a run's programs. `settings.seed` must be 0: seeds enter through the key."""
-    data, sizes, frozen, model = settings.data, settings.train, settings.model.frozen, build_model(settings)
-    rate = optimizer.schedule(settings.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-    tx = optimizer.build_optimizer(settings.optimizer, rate, frozen)
-    parts = _num_parts(model, sizes.batch_size, sizes.accumulation_steps, data.image_size, mesh)
-    eval_parts = _num_parts(model, sizes.eval_batch_size, 1, data.image_size, mesh)
-
-    init = functools.partial(draw_params, model=model, data=data)
-    begin = functools.partial(begin_state, tx=tx)
-    train = functools.partial(train_step, model=model, tx=tx, learning_rate=rate, data=data, frozen=frozen, parts=parts)
-    evaluate = functools.partial(eval_step, model=model, data=data, parts=eval_parts)
-    output_stds = functools.partial(output_stds_step, model=model, data=data)
-
-    everywhere, options = devices.replicated(mesh), lowering.compiler_options()
-    key = _abstract(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
-    state = _abstract(jax.eval_shape(lambda key: begin(init(key)), key), everywhere)
-    batch, eval_batch = (_abstract_batch(size, data, mesh) for size in (sizes.batch_size, sizes.eval_batch_size))
-    return Steps(
-        like=state,
-        # Runs once: level 0 halves the time to compile fifty unrolled random generators.
-        init=jax.jit(init, out_shardings=everywhere, compiler_options={"xla_backend_optimization_level": 0}),
-        begin=jax.jit(begin, out_shardings=everywhere),
-        train=jax.jit(train, donate_argnums=0, out_shardings=everywhere).lower(state, batch, key).compile(options),
-        eval=jax.jit(evaluate, out_shardings=everywhere).lower(state.params, eval_batch).compile(options),
-        output_stds=jax.jit(output_stds, out_shardings=everywhere),
-    )
-
-
-def _num_parts(model: SqueezeNet, batch_size: int, accumulation_steps: int, image_size: int, mesh: Mesh) -> int:
-    """How many parts of a batch are computed one after the other, for the memory's sake or for a CPU's cache."""
-    if mesh.size > 1:  # after each part of a step the devices meet
-        return accumulation_steps
-    size = batch_size // accumulation_steps
-    return accumulation_steps * lowering.num_microbatches(model.arch, size, image_size)
-
-
-def _abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
-
-
-def _abstract_batch(size: int, data: DataSettings, mesh: Mesh) -> Any:
-    image = jax.ShapeDtypeStruct((size, data.image_size, data.image_size, data.channels), jnp.uint8)
-    scalars = {name: jax.ShapeDtypeStruct((size,), jnp.int32) for name in ("label", "mask", "index")}
-    return _abstract({"image": image} | scalars, devices.split(mesh))
+    eval: Callable[[Variables, Batch], objective.Tally]
+    output_stds: Callable[[Variables, jax.Array], dict[str, jax.Array]]  # for LSUV: network, images -> by layer
 
 
 def init_state(settings: Settings, steps: Steps, first_image: Any, key: jax.Array, mesh: Mesh) -> TrainState:
@@ -193,17 +157,21 @@ def init_state(settings: Settings, steps: Steps, first_image: Any, key: jax.Arra
     With LSUV, what was drawn is scaled on `first_image`, images of the first batch: uint8, not augmented, and the same
     on every device, so that the scale does not depend on their number.
     """
-    params = steps.init(key)
-    drawn = [layer.name for layer in settings.trace() if layer.params]
+    variables, layers = steps.init(key), settings.trace()
+    drawn = [layer.name for layer in layers if layer.params]
     if settings.model.weights:
         given = transfer.initial_params(settings.model, settings.data)
-        params = params | devices.replicate(given, mesh)
+        for name, collection in collections(layers, given).items():
+            variables[name] = variables[name] | devices.replicate(collection, mesh)
         drawn = [name for name in drawn if name.split("/")[0] not in given]
     if settings.model.conv10_init != "same":
         drawn = [name for name in drawn if name != "conv10"]
     if settings.model.kernel_init == "lsuv":
         image = devices.replicate(first_image, mesh)
-        params = initialize.lsuv(
-            lambda params: steps.output_stds(params, image), params, drawn, settings.model.lsuv_std
+        variables["params"] = initialize.lsuv(
+            lambda params: steps.output_stds(variables | {"params": params}, image),
+            variables["params"],
+            drawn,
+            settings.model.lsuv_std,
         )
-    return steps.begin(params)
+    return steps.begin(variables)

@@ -16,9 +16,10 @@ from squeezenet_jax.runs.checkpoint import Checkpoints
 from squeezenet_jax.runs.directory import RunDirectory
 from squeezenet_jax.settings import Settings
 from squeezenet_jax.system import devices, processes
+from squeezenet_jax.training.compilation import compile_steps
 from squeezenet_jax.training.monitor import Monitor, Reporter
 from squeezenet_jax.training.run import Ended, Run, build_watchdog, is_evaluated, open_loader, read, restore
-from squeezenet_jax.training.steps import LSUV_IMAGES, compile_steps, init_state
+from squeezenet_jax.training.steps import LSUV_IMAGES, init_state
 from squeezenet_jax.weights import transfer
 
 

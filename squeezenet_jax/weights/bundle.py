@@ -73,7 +73,8 @@ def preprocessing_named(name: str) -> Preprocessing:
 class Weights:
     """A trained network. Raises `UserError` where its parts do not fit each other.
 
-    `params`: nested, float32, named as `model.init` names them: conv1, fire2, {squeeze1x1, ...}, {kernel, bias}.
+    `params`: nested, float32, named as `model.init` names them: conv1, fire2, {squeeze1x1, ...}, {kernel, bias}; all of
+    the model's collections, which `variables` keeps apart.
     `labels`: the class names, or empty where they are not known. `provenance`: where it comes from, for people.
     """
 
@@ -105,6 +106,11 @@ class Weights:
     def shapes(self) -> dict[str, Shape]:
         return parameter_shapes(self.arch, channels=self.channels, num_classes=self.num_classes)
 
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the model is applied to: {"params": ...}."""
+        return collections(self.trace(), self.params)
+
     def trace(self) -> list[Layer]:
         """The table's layers for an image of this preprocessing."""
         size = self.preprocessing.crop
@@ -112,12 +118,29 @@ class Weights:
 
 
 def parameter_shapes(arch: Architecture, *, channels: int, num_classes: int) -> dict[str, Shape]:
-    """conv1/kernel -> (H, W, I, O), conv1/bias -> (O,), for every convolution, in the network's order."""
+    """conv1/kernel -> (H, W, I, O), conv1/bias -> (O,), for all that a network is made of, in its order."""
     check_architecture(arch)
     if not (1 <= num_classes <= MAX_CLASSES and channels >= 1):
         raise UserError(f"{num_classes} classes and {channels} channels are not allowed")
     layers = trace(arch, image_size=MAX_PX, channels=channels, num_classes=num_classes)  # the same at every size
-    return {f"{layer.name}/{name}": shape for layer in layers for name, shape in layer.parameter_shapes.items()}
+    return {
+        f"{layer.name}/{name}": shape
+        for layer in layers
+        for shapes in layer.collections.values()
+        for name, shape in shapes.items()
+    }
+
+
+def collections(layers: Iterable[Layer], params: Mapping[str, Any]) -> dict[str, Any]:
+    """{"params": ...} and what else a network keeps, each nested like `params`, which may lack layers."""
+    flat = flatten(params)
+    sorted_: dict[str, dict[str, Any]] = {"params": {}}
+    for layer in layers:
+        for collection, shapes in layer.collections.items():
+            paths = [path for name in shapes if (path := f"{layer.name}/{name}") in flat]
+            if paths:
+                sorted_.setdefault(collection, {}).update({path: flat[path] for path in paths})
+    return {name: unflatten(arrays) for name, arrays in sorted_.items()}
 
 
 def check_architecture(arch: Architecture) -> None:

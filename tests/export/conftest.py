@@ -20,11 +20,14 @@ def random_weights(arch: Architecture, image_size: int, channels: int = 3) -> We
         std = np.sqrt(2 / np.prod(shape[:-1])) if len(shape) == 4 else 0.2
         return rng.normal(scale=std, size=shape).astype(np.float32)
 
+    def positive(name: str, x: np.ndarray) -> np.ndarray:
+        return 0.5 + np.abs(x) if name.endswith(("scale", "var")) else x
+
     shapes = parameter_shapes(arch, channels=channels, num_classes=CLASSES)
     order = "L" if channels == 1 else "RGB"
     return Weights(
         arch,
-        unflatten({name: draw(shape) for name, shape in shapes.items()}),
+        unflatten({name: positive(name, draw(shape)) for name, shape in shapes.items()}),
         CLASSES,
         channels,
         Preprocessing("test", image_size + 3, "squash", image_size, order, 1 / 255, (0.5,), (0.25,)),

@@ -82,6 +82,17 @@ def test_tflite_equals_flax_and_every_operation_is_fused(caffe_weights, tmp_path
         np.testing.assert_allclose(run(image=x)["logits"], network.reference(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_norms_equal_flax(norm, make_weights, tmp_path):
+    interpreter_module = litert()
+    network = from_weights(make_weights(norm=norm, bypass="complex"))
+    for suffix in (".stablehlo", ".tflite"):
+        assert export(network, tmp_path / f"net{suffix}").difference.relative < 1e-5
+    interpreter = interpreter_module.Interpreter(str(tmp_path / "net.tflite"))
+    left = {"MUL", "RSQRT", "SUB", "DIV"} & set(operations(interpreter))
+    assert bool(left) == (norm == "group")  # batch norm is folded
+
+
 def test_tflite_without_bypass_has_no_sum(make_weights, tmp_path):
     interpreter_module = litert()
     out = tmp_path / "net.tflite"

@@ -56,6 +56,20 @@ def test_full_width_at_full_size_equals_flax(version, make_weights, tmp_path):
     assert_equals_flax(make_weights(227, version=version, width=1.0, geometry="caffe"), tmp_path)
 
 
+@pytest.mark.parametrize("activation", ["elu", "leaky_relu", "swish"])
+def test_activations_equal_flax(activation, make_weights, tmp_path):
+    variant = {"bypass": "complex", "activation": activation, "squeeze_activation": activation != "elu"}
+    assert_equals_flax(make_weights(**variant), tmp_path)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_norms_equal_flax(norm, make_weights, tmp_path):
+    weights = make_weights(norm=norm, bypass="complex", version="v1.0", width=0.25)
+    assert_equals_flax(weights, tmp_path)
+    operations = {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
+    assert ("InstanceNormalization" in operations) == (norm == "group") and "BatchNormalization" not in operations
+
+
 def test_table_fields_beyond_the_named_variants_reach_the_file(make_weights, tmp_path):
     """No ReLU behind conv10 and the bypass convolutions, other metaparameters, grey images."""
     meta = Metaparameters(base_e=8, incr_e=4, freq=3, squeeze_ratio=0.5, pct3x3=0.3)

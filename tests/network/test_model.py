@@ -22,21 +22,27 @@ VARIANTS = [
     for version, bypass, stem, geometry in itertools.product(
         ("v1.0", "v1.1"), ("none", "simple", "complex"), ("card", "small"), ("same", "caffe", "torchvision")
     )
-] + [{"version": "v1.0", "metaparameters": Metaparameters(squeeze_ratio=0.5, pct3x3=0.01)}]
+] + [
+    {"version": "v1.0", "metaparameters": Metaparameters(squeeze_ratio=0.5, pct3x3=0.01)},
+    *({"version": "v1.1", "bypass": "complex", "norm": norm} for norm in ("batch", "group")),
+]
 
 
-def abstract_params(model, size, channels=3):
+def abstract_variables(model, size, channels=3):
     image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
-    return flax.traverse_util.flatten_dict(params, sep="/")
+    return flax.traverse_util.flatten_dict(jax.eval_shape(model.init, jax.random.key(0), image), sep="/")
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v.values())))
 def test_table_and_modules_agree_on_names_parameters_and_output(variant):
     arch = build(**variant)
     layers = trace(arch, image_size=64, num_classes=7)
-    params = {name: leaf.shape for name, leaf in abstract_params(SqueezeNet(arch, 7), 64).items()}
-    assert params == {f"{row.name}/{name}": shape for row in layers for name, shape in row.parameter_shapes.items()}
+    assert {name: leaf.shape for name, leaf in abstract_variables(SqueezeNet(arch, 7), 64).items()} == {
+        f"{collection}/{row.name}/{name}": shape
+        for row in layers
+        for collection, shapes in row.collections.items()
+        for name, shape in shapes.items()
+    }
     image = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
     logits, captured = jax.eval_shape(
         lambda image: SqueezeNet(arch, 7).init_with_output(jax.random.key(0), image, mutable=True),
@@ -132,7 +138,7 @@ def test_pool_before_the_bias_is_pool_behind_the_relu():
     pool = functools.partial(lowering.max_pool, ceil=True)
 
     def before(params):
-        return jax.nn.relu(conv.apply({"params": params}, x, pool))
+        return jax.nn.relu(conv.apply({"params": params}, x, pool=pool))
 
     def behind(params):
         return pool(jax.nn.relu(conv.apply({"params": params}, x)))
@@ -167,6 +173,59 @@ def test_fire_block_with_a_pool_is_the_pool_of_a_fire_block(bypass, form, dtype)
     for one, other in zip(jax.tree.leaves(inner), jax.tree.leaves(outer), strict=True):
         atol = (1e-5 if dtype == "float32" else 2e-2) * float(jnp.abs(other).max())
         np.testing.assert_allclose(one.astype("float32"), other.astype("float32"), atol=atol)
+
+
+def normalized(norm, x, **changes):
+    """A convolution of a kernel that changes nothing and a norm of random scale: what it gives, and its variables."""
+    conv = Conv(x.shape[-1], (1, 1), norm=norm)
+    variables = conv.init(jax.random.key(1), x)
+    rng, params = np.random.default_rng(2), variables["params"]
+    params = params | {name: jnp.asarray(rng.normal(size=params[name].shape), "f4") for name in ("scale", "bias")}
+    variables = variables | {"params": params | {"kernel": jnp.eye(x.shape[-1])[None, None]}}
+    y, changed = conv.apply(variables, x, mutable=["batch_stats"], **changes)
+    return np.asarray(y, np.float64), variables | changed
+
+
+def test_batch_norm_is_by_the_statistics_of_the_examples_that_count():
+    """Ioffe & Szegedy, arXiv 1502.03167, Algorithm 1, in float64."""
+    x = np.random.default_rng(0).normal(3, 2, (4, 5, 6, 7)).astype("f4")
+    y, variables = normalized("batch", x, mask_B=jnp.asarray([1, 0, 1, 1]))
+    counted, params = x[[0, 2, 3]].astype("f8"), variables["params"]
+    mean, var = counted.mean((0, 1, 2)), counted.var((0, 1, 2))
+    expected = (x - mean) / np.sqrt(var + 1e-5) * params["scale"] + params["bias"]
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(variables["batch_stats"]["mean"], 0.1 * mean, rtol=1e-5)  # from 0, by a tenth
+    np.testing.assert_allclose(variables["batch_stats"]["var"], 0.9 + 0.1 * var, rtol=1e-5)  # from 1
+    _, untouched = normalized("batch", x, mask_B=jnp.zeros(4))  # nothing could be read
+    assert not untouched["batch_stats"]["mean"].any() and (untouched["batch_stats"]["var"] == 1).all()
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(64, 4), (40, 2), (7, 1), (34, 2)])
+def test_group_norm_is_by_the_statistics_of_sixteen_channels_or_more_of_an_example(channels, groups):
+    """Wu & He, arXiv 1803.08494, Eqs. 1 to 3, in float64."""
+    x = np.random.default_rng(0).normal(3, 2, (2, 5, 6, channels)).astype("f4")
+    y, variables = normalized("group", x)
+    for b, part in itertools.product(range(2), np.split(np.arange(channels), groups)):
+        own = x[b][:, :, part].astype("f8")
+        unit = (own - own.mean()) / np.sqrt(own.var() + 1e-5)
+        expected = unit * variables["params"]["scale"][part] + variables["params"]["bias"][part]
+        np.testing.assert_allclose(y[b][:, :, part], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_training_with_batch_norm_is_by_the_batch_and_needs_room_for_its_averages():
+    model = SqueezeNet(build("v1.1", stem="small", width=0.125, norm="batch"), 5)
+    image, keys = jax.random.normal(jax.random.key(0), (4, 16, 16, 3)), jax.random.split(jax.random.key(1), 4)
+    variables = model.init(jax.random.key(2), image)
+    with pytest.raises(flax.errors.ModifyScopeVariableError):
+        model.apply(variables, image, keys)
+    logits, changed = model.apply(variables, image, keys, mutable=["batch_stats"])  # without a mask all count
+    again, _ = model.apply(variables, image, keys, jnp.ones(4), mutable=["batch_stats"])
+    np.testing.assert_array_equal(logits, again)
+    fewer, _ = model.apply(variables, image, keys, jnp.asarray([1, 1, 1, 0]), mutable=["batch_stats"])
+    assert not np.allclose(logits[:3], fewer[:3], rtol=1e-3)
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a != b).any(), changed["batch_stats"], variables["batch_stats"]))
+    alone = [model.apply(variables | changed, one[None])[0] for one in image]  # evaluated, each by itself
+    np.testing.assert_allclose(model.apply(variables | changed, image), alone, rtol=1e-4, atol=1e-6)
 
 
 def test_bfloat16_activations_float32_parameters_and_logits():
@@ -274,7 +333,7 @@ def test_wrong_arguments_and_too_small_images_are_one_line(arguments, size, mess
 
 
 class Coupled(Architecture):
-    """A table of which nothing holds that holds today: as with batch normalisation and an activation like SiLU."""
+    """A table that promises nothing, though its numbers are those of the paper's."""
 
     examples_independent = False
     activations_monotone = False
@@ -297,5 +356,6 @@ def test_what_a_table_does_not_promise_is_not_used(monkeypatch):
         negative[arch] = [bool((x < 0).any()) for x in pooled]
     assert negative == {plain: [True] * 5, coupled: [False] * 5}  # of pool3 and pool5 the expands' parts, one by one
     np.testing.assert_array_equal(logits[plain], logits[coupled])  # a ReLU is monotone
-    assert lowering.num_microbatches(plain, 256, 32) == 8
-    assert lowering.num_microbatches(coupled, 256, 32) == 1
+    for training in (True, False):  # evaluated, an example never depends on another
+        assert lowering.num_microbatches(plain, 256, 32, training=training) == 8
+        assert lowering.num_microbatches(coupled, 256, 32, training=training) == (1 if training else 8)

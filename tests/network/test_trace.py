@@ -16,6 +16,28 @@ from squeezenet_jax.network.model import SqueezeNet
 from squeezenet_jax.network.trace import IMAGE, Layer, count
 from squeezenet_jax.system import nested
 
+# Clevert et al., arXiv 1511.07289; Maas et al. 2013; Ramachandran et al., arXiv 1710.05941.
+ACTIVATIONS = {
+    "none": lambda x: x,
+    "relu": lambda x: jnp.where(x > 0, x, 0),
+    "elu": lambda x: jnp.where(x > 0, x, jnp.exp(x) - 1),
+    "leaky_relu": lambda x: jnp.where(x > 0, x, 0.01 * x),
+    "swish": lambda x: x / (1 + jnp.exp(-x)),
+}
+
+
+def normalize(y, layer, tensors):
+    """As an evaluation does: by the averages of training, or by the groups of one example."""
+    if layer.norm == "batch":
+        mean, var = tensors[f"{layer.name}/mean"], tensors[f"{layer.name}/var"]
+    else:
+        groups = jnp.reshape(y, (*y.shape[:3], -1, architecture.group_size(y.shape[-1])))
+        mean, var = (
+            jnp.repeat(f(groups, (1, 2, 4), keepdims=True)[..., 0], groups.shape[-1], axis=-1)
+            for f in (jnp.mean, jnp.var)
+        )
+    return tensors[f"{layer.name}/scale"] * (y - mean) / jnp.sqrt(var + 1e-5)
+
 
 def compute(layer, inputs, tensors):
     """One row in plain lax, knowing nothing but the row."""
@@ -23,6 +45,8 @@ def compute(layer, inputs, tensors):
     if layer.kind == "conv":
         kernel, strides = tensors[f"{layer.name}/kernel"], (layer.stride, layer.stride)
         y = lax.conv_general_dilated(*inputs, kernel, strides, borders, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        if layer.norm != "none":
+            y = normalize(y, layer, tensors)
         y = y + tensors[f"{layer.name}/bias"]
     elif layer.kind == "max_pool":
         window, strides = (1, layer.kernel, layer.kernel, 1), (1, layer.stride, layer.stride, 1)
@@ -36,11 +60,13 @@ def compute(layer, inputs, tensors):
     assert y.shape[1:] == layer.shape
     channels = [x.shape[-1] for x in inputs]
     assert {layer.in_channels} == ({sum(channels)} if layer.kind == "concat" else set(channels))
-    return jax.nn.relu(y) if layer.activation == "relu" else y
+    return ACTIVATIONS[layer.activation](y)
 
 
-def logits_of_rows(layers, image, params):
-    values, tensors = {IMAGE: image}, nested.flatten(params, "/")
+def logits_of_rows(layers, image, variables):
+    values, tensors = {IMAGE: image}, {}
+    for collection in variables.values():
+        tensors |= nested.flatten(collection, "/")
     for layer in layers:
         values[layer.name] = compute(layer, [values[name] for name in layer.inputs], tensors)
     return values[layers[-1].name][:, 0, 0]
@@ -64,6 +90,11 @@ ARCHITECTURES = {
         build("v1.1", bypass="complex", stem="small", width=0.125), bypass_relu=False, conv10_relu=False
     ),
     "the same group twice": same_group_twice(),
+    "batch norm": build("v1.0", bypass="complex", norm="batch", activation="swish", width=0.125),
+    "group norm": build("v1.1", bypass="simple", norm="group", width=0.3),
+    "elu": build("v1.1", bypass="complex", activation="elu", width=0.125),
+    "leaky ReLU": build("v1.0", bypass="simple", activation="leaky_relu", width=0.125),
+    "swish, none behind squeeze": build("v1.1", activation="swish", squeeze_activation=False, width=0.125),
 }
 
 
@@ -72,11 +103,12 @@ def test_rows_computed_one_after_another_are_the_model(name):
     arch = ARCHITECTURES[name]
     image = jax.random.normal(jax.random.key(0), (2, 38, 38, 3))  # 38: pools and SAME have borders, after only
     net = SqueezeNet(arch, 5, "he_uniform")
-    params = jax.jit(net.init)(jax.random.key(1), image)["params"]
-    params = jax.tree.map(lambda leaf: leaf + 0.05, params)  # biases too
+    variables = jax.jit(net.init)(jax.random.key(1), image)
+    rng = np.random.default_rng(2)  # biases and averages too
+    variables = jax.tree.map(lambda leaf: leaf + rng.uniform(0.02, 0.08, leaf.shape[-1]).astype("f4"), variables)
     layers = trace.trace(arch, image_size=38, num_classes=5)
-    logits = jax.jit(lambda params: logits_of_rows(layers, image, params))(params)
-    expected = jax.jit(net.apply)({"params": params}, image)
+    logits = jax.jit(lambda variables: logits_of_rows(layers, image, variables))(variables)
+    expected = jax.jit(net.apply)(variables, image)
     assert np.ptp(expected, axis=0).max() > 1e-3
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 

@@ -20,12 +20,12 @@ from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.system.randomness import Purpose
 from squeezenet_jax.training import augment
 from squeezenet_jax.training import steps as steps_module
+from squeezenet_jax.training.compilation import compile_steps
 from squeezenet_jax.training.steps import (
     Steps,
     TrainState,
     build_model,
-    compile_steps,
-    draw_params,
+    draw_variables,
     eval_step,
     init_state,
     output_stds_step,
@@ -99,24 +99,30 @@ def one_step(settings, batch, parts=1):
     """What one step of plain gradient descent at rate 1 subtracts from the parameters, and its tally."""
     data, model, tx = settings.data, build_model(settings), optax.sgd(1.0)
     blank = np.zeros((1, data.image_size, data.image_size, data.channels), np.float32)
-    params = model.init(jax.random.key(0), blank)["params"]
+    variables = model.init(jax.random.key(0), blank)
+    params, model_state = variables["params"], {k: v for k, v in variables.items() if k != "params"}
     step = functools.partial(train_step, model=model, tx=tx, learning_rate=lambda step: 1.0, data=data, parts=parts)
-    state, tally = jax.jit(step)(TrainState(jnp.int32(0), params, tx.init(params)), batch, jax.random.key(1))
-    return jax.tree.map(jnp.subtract, params, state.params), tally
+    before = TrainState(jnp.int32(0), params, tx.init(params), model_state)
+    state, tally = jax.jit(step)(before, batch, jax.random.key(1))
+    return jax.tree.map(jnp.subtract, params, state.params), tally | {"batch_stats": state.model_state}
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_masked_examples_change_nothing_about_a_step(tiny, parts):
+@pytest.mark.parametrize(("parts", "norm"), [(1, "none"), (2, "none"), (1, "batch"), (2, "group")])
+def test_masked_examples_change_nothing_about_a_step(tiny, parts, norm):
     """The loss that a step descends on is the mean over the examples whose mask is 1, not over the batch's rows."""
-    settings = tiny()
+    settings = tiny(model__norm=norm)
     alone = a_batch(settings.data, 4)
     others = a_batch(settings.data, 12, seed=1) | {"mask": np.zeros(12, np.int32)}
     among = {name: np.concatenate([alone[name], others[name]]) for name in alone}
     (update, tally), (update_among, tally_among) = one_step(settings, alone), one_step(settings, among, parts)
     assert tally["count"] == tally_among["count"] == 4
     for name in ("loss", "grad_norm"):
-        np.testing.assert_allclose(tally_among[name], tally[name], rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), update_among, update)
+        np.testing.assert_allclose(tally_among[name], tally[name], rtol=1e-5 if norm == "none" else 1e-4)
+    tolerance = {"rtol": 1e-4, "atol": 1e-6} if norm == "none" else {"rtol": 1e-3, "atol": 1e-4}
+    jax.tree.map(functools.partial(np.testing.assert_allclose, **tolerance), update_among, update)
+    stats, stats_among = tally["batch_stats"], tally_among["batch_stats"]
+    assert bool(jax.tree.leaves(stats)) == (norm == "batch")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), stats_among, stats)
 
 
 def test_a_batch_of_which_nothing_could_be_read_leaves_the_parameters_alone(tiny):
@@ -132,10 +138,11 @@ class Linear:
     def __init__(self):
         self.given = []
 
-    def apply(self, variables, image, dropout_key_B=None):
+    def apply(self, variables, image, dropout_key_B=None, mask_B=None, mutable=None):
         self.given.append((image, dropout_key_B))
         params = variables["params"]
-        return image.mean((1, 2)) @ params["conv1"]["kernel"] + params["conv10"]["bias"]
+        logits = image.mean((1, 2)) @ params["conv1"]["kernel"] + params["conv10"]["bias"]
+        return logits if mutable is None else (logits, {})
 
 
 def linear_step(settings, batch, step=0, **changes):
@@ -197,7 +204,7 @@ def test_an_evaluation_has_no_augmentation_and_no_dropout(tiny):
     settings, model = tiny(data__crop_padding=2, data__flip=True), Linear()
     batch, data = a_batch(settings.data, 4), settings.data
     params = {"conv1": {"kernel": jnp.ones((1, 10))}, "conv10": {"bias": jnp.arange(10.0)}}
-    eval_step(params, batch, model=model, data=data)
+    eval_step({"params": params}, batch, model=model, data=data)
     ((image, dropout_key_B),) = model.given
     assert dropout_key_B is None
     np.testing.assert_array_equal(image, augment.normalize(batch["image"], data.mean, data.std))
@@ -211,7 +218,7 @@ def test_kernels_are_drawn_with_a_key_of_their_own_for_images_of_the_settings_si
             drawn.append((key, image.shape))
             return {"params": {}}
 
-    draw_params(jax.random.key(3), model=Network(), data=tiny().data)
+    draw_variables(jax.random.key(3), model=Network(), data=tiny().data)
     ((key, shape),) = drawn
     assert key == jax.random.fold_in(jax.random.key(3), Purpose.INIT) and shape == (1, 8, 8, 1)
 
@@ -235,12 +242,12 @@ def test_lsuv_scales_what_the_initialiser_drew_and_not_what_has_a_scale_of_its_o
     drawn = unflatten({f"{name}/kernel": value for name, value in drawn.items()})
     seen = []
 
-    def output_stds(params, image):
+    def output_stds(variables, image):
         """Of a network whose layers' outputs have their kernels, single numbers, as standard deviations."""
         seen.append(image)
-        return {name.removesuffix("/kernel"): kernel for name, kernel in flatten(params).items()}
+        return {name.removesuffix("/kernel"): kernel for name, kernel in flatten(variables["params"]).items()}
 
-    steps = Steps(None, lambda key: drawn, lambda params: params, None, None, output_stds)
+    steps = Steps(None, lambda key: {"params": drawn}, lambda variables: variables["params"], None, None, output_stds)
     first_image = a_batch(settings.data, 8)["image"]
     scaled = flatten(init_state(settings, steps, first_image, devices.run_key(0, mesh), mesh))
     conv10 = scaled.pop("conv10/kernel")
@@ -255,12 +262,13 @@ def test_a_tally_in_parts_is_that_of_the_batch(tiny):
     """Up to the rounding of its loss; all that counts is in one of the parts."""
     settings = tiny(train__eval_batch_size=32)
     steps = compile_steps(settings, 10, 1.0, devices.data_mesh())
-    params = steps.init(devices.run_key(0, devices.data_mesh()))
+    variables = steps.init(devices.run_key(0, devices.data_mesh()))
     data = settings.data
     batch = a_batch(data, 32) | {"mask": (np.arange(32) % 4 == 1).astype(np.int32)}
 
     def tally(parts):
-        return jax.jit(functools.partial(eval_step, model=build_model(settings), data=data, parts=parts))(params, batch)
+        step = functools.partial(eval_step, model=build_model(settings), data=data, parts=parts)
+        return jax.jit(step)(variables, batch)
 
     whole, in_parts = tally(1), tally(4)
     assert whole["count"] == 8 and 0 < whole["top5"] < 8
@@ -288,7 +296,7 @@ def test_a_cpu_on_its_own_computes_large_batches_in_parts(tiny, parts, monkeypat
 
 
 def test_batches_whose_examples_depend_on_each_other_stay_whole(tiny, monkeypatch):
-    """However large: in training, in evaluation and in the commands."""
+    """However large, in training."""
     cut = []
     monkeypatch.setattr(Architecture, "examples_independent", False)
     monkeypatch.setattr(steps_module, "_sum_over_parts", lambda f, batch, parts: [f(batch), cut.append(parts)][0])
@@ -296,7 +304,7 @@ def test_batches_whose_examples_depend_on_each_other_stay_whole(tiny, monkeypatc
     compile_steps.cache_clear()
     compile_steps(tiny(train__batch_size=64, train__eval_batch_size=64), 10, 1.0, alone)
     compile_steps.cache_clear()
-    assert cut == [1, 1]
+    assert cut == [1, 2]  # training, evaluation: an example's logits are then its own
 
 
 def test_a_batch_that_cannot_be_cut_up_is_refused(tiny):

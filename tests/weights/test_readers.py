@@ -23,7 +23,7 @@ from squeezenet_jax import weights
 from squeezenet_jax.network import architecture
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import PREPROCESSINGS
-from squeezenet_jax.weights.bundle import flatten
+from squeezenet_jax.weights.bundle import Weights, flatten, parameter_shapes, unflatten
 from squeezenet_jax.weights.formats import metadata
 from squeezenet_jax.weights.formats.state_dicts import OTHERS, TAKEN
 
@@ -128,6 +128,28 @@ def test_torchvision_layout_round_trip(tmp_path, version):
     assert again.arch == first.arch and again.preprocessing == first.preprocessing  # by its metadata
 
 
+def test_batch_norm_is_folded_into_torchvisions_layout(tmp_path):
+    arch = dataclasses.replace(tiny_arch(), norm="batch")
+    rng = np.random.default_rng(0)
+    shapes = parameter_shapes(arch, channels=3, num_classes=5)
+    params = {name: rng.uniform(0.5, 1.5, shape).astype(np.float32) for name, shape in shapes.items()}
+    params |= {name: rng.normal(size=x.shape).astype(np.float32) for name, x in params.items() if x.ndim == 4}
+    first = Weights(arch, unflatten(params), 5, 3, PREPROCESSINGS["caffe"])
+    weights.save(tmp_path / "own.safetensors", first)
+    weights.save(tmp_path / "torchvision.safetensors", first, "torchvision")
+    assert_same_params(weights.load(tmp_path / "own.safetensors").params, first.params)
+    folded = weights.load(tmp_path / "torchvision.safetensors")
+    assert folded.arch == tiny_arch() and folded.preprocessing == first.preprocessing
+    factor = params["conv1/scale"] / np.sqrt(params["conv1/var"] + 1e-5)
+    bias = params["conv1/bias"] - params["conv1/mean"] * factor
+    np.testing.assert_allclose(folded.params["conv1"]["kernel"], params["conv1/kernel"] * factor, rtol=1e-6)
+    np.testing.assert_allclose(folded.params["conv1"]["bias"], bias, rtol=1e-4, atol=1e-6)
+    with pytest.raises(UserError, match="group normalisation is no part of a convolution"):
+        kept = unflatten({name: x for name, x in params.items() if not name.endswith(("mean", "var"))})
+        grouped = dataclasses.replace(first, arch=dataclasses.replace(arch, norm="group"), params=kept)
+        weights.save(tmp_path / "grouped.safetensors", grouped, "torchvision")
+
+
 @pytest.mark.parametrize(("version", "kind"), list(itertools.product(VERSIONS, ("Float", "Half", "Double"))))
 def test_foreign_torchvision_files_are_read(write, version, kind):
     first = tiny_weights(version)
@@ -152,7 +174,9 @@ def test_torchvision_keys_are_torchvisions():
 def test_what_torchvision_cannot_compute_is_not_written_in_its_layout(tmp_path):
     path = tmp_path / "w.safetensors"
     small_stem = architecture.with_stem(tiny_arch(), "small")
-    for arch in (tiny_arch(bypass="simple"), small_stem, dataclasses.replace(tiny_arch(), conv10_relu=False)):
+    others = ({"conv10_relu": False}, {"activation": "elu"}, {"squeeze_activation": False})
+    changed = [dataclasses.replace(tiny_arch(), **change) for change in others]
+    for arch in (tiny_arch(bypass="simple"), small_stem, *changed):
         with pytest.raises(UserError, match="torchvision"):
             weights.save(path, dataclasses.replace(tiny_weights(), arch=arch), "torchvision")
     assert not path.exists()

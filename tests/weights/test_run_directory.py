@@ -21,7 +21,7 @@ from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.training import augment, optimizer
 from squeezenet_jax.training.steps import TrainState
 from squeezenet_jax.weights import images
-from squeezenet_jax.weights.bundle import parameter_shapes, unflatten
+from squeezenet_jax.weights.bundle import collections, parameter_shapes, unflatten
 from squeezenet_jax.weights.formats import run_directory
 
 OLD_FILES = Path(__file__).parents[1] / "old_files"
@@ -66,6 +66,21 @@ def test_the_newest_checkpoint_is_read(run):
     assert (again.num_classes, again.channels) == (10, 1)
     assert again.provenance["step"] == "7" and again.provenance["experiment"] == "bypass"
     assert fingerprint(path) == before
+
+
+def test_averages_of_batch_norm_are_read_too(run):
+    path, settings, _ = run
+    settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, norm="batch"))
+    shapes = parameter_shapes(settings.model.architecture(), channels=1, num_classes=10)
+    rng = np.random.default_rng(0)
+    params = unflatten({name: rng.uniform(size=shape).astype(np.float32) for name, shape in shapes.items()})
+    RunDirectory(path).begin({"settings": dataclasses.asdict(settings)})
+    by_collection = collections(settings.trace(), params)
+    state = TrainState(jnp.int32(9), by_collection.pop("params"), (), by_collection)
+    Checkpoints(path / "checkpoints", keep=2).save(9, state)
+    again = weights.load(path)
+    assert again.arch.norm == "batch" and again.variables.keys() == {"params", "batch_stats"}
+    assert_same_params(again.params, params)
 
 
 def test_preprocessing_is_that_of_training(run):

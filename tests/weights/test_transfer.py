@@ -9,11 +9,13 @@ import pytest
 
 from squeezenet_jax import weights
 from squeezenet_jax.runs.directory import RunDirectory
+from squeezenet_jax.system import devices
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.training import train
 from squeezenet_jax.training.augment import normalize
-from squeezenet_jax.training.steps import build_model
+from squeezenet_jax.training.steps import Steps, build_model, init_state
 from squeezenet_jax.weights import Preprocessing, Weights, transfer
+from squeezenet_jax.weights.bundle import collections, flatten, unflatten
 
 GREY = Preprocessing("training", 8, "squash", 8, "L", 1 / 255, (0.5,), (0.5,))
 CAFFE = Preprocessing("caffe", 8, "squash", 8, "BGR", 1.0, (104.0, 117.0, 123.0), (1.0,))
@@ -31,17 +33,31 @@ def saved(settings, path, preprocessing=GREY, num_classes=10, labels=()):
     """Random weights of the settings' network, as a file."""
     size, channels = settings.data.image_size, preprocessing.channels
     model = dataclasses.replace(build_model(settings), num_classes=num_classes)
-    params = model.init(jax.random.key(7), np.zeros((1, size, size, channels), np.float32))["params"]
-    params = jax.tree.map(np.asarray, params)
+    variables = model.init(jax.random.key(7), np.zeros((1, size, size, channels), np.float32))
+    tensors = {name: np.asarray(x) for collection in variables.values() for name, x in flatten(collection).items()}
+    params = unflatten(tensors)
     weights.save(path, Weights(settings.model.architecture(), params, num_classes, channels, preprocessing, labels))
     return params
 
 
-def test_equal_classes_take_every_tensor(tiny, tmp_path):
-    settings = tiny(model__init_from=str(tmp_path / "w.safetensors"))
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_equal_classes_take_every_tensor(tiny, tmp_path, norm):
+    settings = tiny(model__init_from=str(tmp_path / "w.safetensors"), model__norm=norm)
     params = saved(settings, tmp_path / "w.safetensors")
     got = transfer.initial_params(settings.model, settings.data)
     jax.tree.map(np.testing.assert_array_equal, got, params)
+
+
+def test_training_goes_on_from_the_averages_of_batch_norm(tiny, tmp_path):
+    settings = tiny(model__init_from=str(tmp_path / "w.safetensors"), model__norm="batch")
+    params = saved(settings, tmp_path / "w.safetensors")
+    assert params["conv1"].keys() == {"kernel", "bias", "scale", "mean", "var"}
+    drawn = collections(settings.trace(), jax.tree.map(np.zeros_like, params))
+    steps = Steps(None, lambda key: drawn, lambda variables: variables, None, None, None)
+    state = init_state(settings, steps, None, None, devices.data_mesh())
+    for collection, layers in collections(settings.trace(), params).items():
+        jax.tree.map(np.testing.assert_array_equal, state[collection], layers)
+    assert state.keys() == {"params", "batch_stats"} and (state["batch_stats"]["conv1"]["var"] == 1).all()
 
 
 def test_other_classes_leave_conv10_to_the_initialiser(tiny, tmp_path):
@@ -114,11 +130,14 @@ def test_bgr_weights_compute_on_rgb_what_they_computed_on_bgr(tiny, tmp_path):
         ({"data__channels": 3}, r"data\.channels: 3 does not match model\.init_from, which takes 1"),
         ({"model__geometry": "caffe"}, r"model\.geometry: caffe is not that of the weights .*, which is same$"),
         ({"model__version": "v1.1"}, r"model\.init_from: the weights have another stem or other pools"),
+        ({"model__activation": "elu"}, r"model\.activation: elu is not that of the weights .*, which is relu$"),
+        ({"model__squeeze_activation": False}, r"model\.squeeze_activation: False is not that .*, which is True$"),
         ({"model__width": 0.25}, r"model\.init_from: .* cannot be the start of this network: .* conv1/kernel"),
         (
             {"model__bypass": "complex"},
             r"model\.init_from: .* cannot be the start .* missing fire2/bypass",
         ),
+        ({"model__norm": "group"}, r"model\.init_from: .* cannot be the start .* missing conv1/scale"),
         ({"model__init_from": "absent.safetensors"}, r"absent\.safetensors: no such file"),
     ],
 )

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from squeezenet_jax.network.architecture import POOL_STRIDE, POOL_WINDOW, Architecture
+from squeezenet_jax.network.architecture import POOL_STRIDE, POOL_WINDOW, Activation, Architecture
 from squeezenet_jax.network.lowering import activation, convolution, plain, pooling, products
 
 # [B, H, W, C], or arrays whose channels, one after another, are those of [B, H, W, C].
@@ -95,9 +95,10 @@ def add_bias(x_BPQO: Array, bias_O: Array | None) -> Array:
     return x_BPQO if bias_O is None else x_BPQO + bias_O
 
 
-def relu(x: Array) -> Array:
-    """max(x, 0), with gradient 0 at 0."""
-    return activation.relu(x) if _on_cpu() else jax.nn.relu(x)
+def activate(x: Array, name: Activation) -> Array:
+    """The activation of that name; relu is max(x, 0), with gradient 0 at 0."""
+    functions = activation.CPU if _on_cpu() else activation.PLAIN
+    return functions[name](x)
 
 
 def max_pool(x_BHWC: Array, *, ceil: bool) -> Array:
@@ -117,22 +118,22 @@ def max_pool(x_BHWC: Array, *, ceil: bool) -> Array:
 
 
 def pools_early(arch: Architecture) -> bool:
-    """Whether max-pool relu(W x + b) should be computed as relu(max-pool(W x) + b).
+    """Whether max-pool f(W x + b) should be computed as f(max-pool(W x) + b).
 
-    The same, where adding one number and the activation keep the order; on a CPU faster, on a quarter of the elements.
-    Elsewhere bias and ReLU are part of the convolution.
+    The same, where adding one number and the activation f keep the order; on a CPU faster, on a quarter of the
+    elements. Elsewhere bias and activation are part of the convolution.
     """
     return arch.activations_monotone and _on_cpu()
 
 
-def num_microbatches(arch: Architecture, batch_size: int, image_size: int) -> int:
+def num_microbatches(arch: Architecture, batch_size: int, image_size: int, *, training: bool) -> int:
     """Into how many equal parts, computed one after another, a CPU should cut a batch; 1 off the CPU.
 
     What the layers of many images need leaves the caches, and is new memory for every step; the operations of few
-    images are so short that the cores wait for each other. A network whose examples depend on each other gives
-    something else for parts of a batch, so there it is 1, too.
+    images are so short that the cores wait for each other. A network whose examples depend on each other in training
+    gives something else for parts of a batch, so there it is 1, too.
     """
-    if not (arch.examples_independent and _on_cpu()):
+    if not _on_cpu() or (training and not arch.examples_independent):
         return 1
     most = min(MICROBATCH_IMAGES, MICROBATCH_PIXELS // image_size**2)
     size = max((size for size in range(1, most + 1) if batch_size % size == 0), default=1)

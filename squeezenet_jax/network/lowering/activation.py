@@ -1,12 +1,15 @@
-"""The ReLU on a CPU: its gradient looks at its result.
+"""The activations by name, and the ReLU on a CPU: its gradient looks at its result.
 
 jax's looks at its operand, W x + b: that is kept beside the result, or at least W x, to which b is added again.
 """
+
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from squeezenet_jax.network.architecture import Activation
 from squeezenet_jax.network.lowering.outline import in_memory
 
 
@@ -27,3 +30,11 @@ def _relu_backward(y: Array, g: Array) -> tuple[Array]:
 
 
 relu.defvjp(_relu_forward, _relu_backward)
+
+PLAIN: Mapping[Activation, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "elu": jax.nn.elu,
+    "leaky_relu": jax.nn.leaky_relu,
+    "swish": jax.nn.swish,
+}
+CPU: Mapping[Activation, Callable[[Array], Array]] = {**PLAIN, "relu": relu}

@@ -4,6 +4,7 @@ The network's table follows from the settings in `run.json`, as does the preproc
 does to an image.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -90,7 +91,9 @@ def _newest_params(path: Path, config: settings.Settings) -> tuple[int, dict[str
     if newest is None:
         raise UserError(f"has no readable checkpoint ({len(checkpoint.steps(path))} unreadable)")
     step, arrays = newest
-    params = {name.removeprefix("params/"): x for name, x in arrays.items() if name.startswith("params/")}
+    # params/conv1/kernel, or model_state/ and a flax collection's name before the path
+    paths = {name: re.fullmatch(r"(?:params|model_state/[^/]+)/(.+)", name) for name in arrays}
+    params = {match[1]: arrays[name] for name, match in paths.items() if match}
     shapes = parameter_shapes(
         config.model.architecture(), channels=config.data.channels, num_classes=config.data.num_classes
     )

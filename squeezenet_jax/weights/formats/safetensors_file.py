@@ -55,6 +55,9 @@ def read(content: bytes, wishes: Wishes, provenance: Mapping[str, str]) -> Weigh
             raise UserError(f"{listing([name])}: type {x.kind} is not allowed; it must be one of {allowed}")
     tensors = {name: x.decode() for name, x in stored.items()}
     description = metadata.parse(text)
+    if torchvision_layout.FIRST_KEY in tensors and description.architecture.norm == "batch":  # was folded
+        arch = dataclasses.replace(description.architecture, norm="none")
+        description = dataclasses.replace(description, architecture=arch)
     expected = parameter_shapes(
         description.architecture, channels=description.channels, num_classes=description.num_classes
     )

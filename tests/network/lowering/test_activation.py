@@ -1,4 +1,6 @@
-"""`lowering.relu` is jax's, and holds in memory what the next layer reads and nothing else."""
+"""The activation relu is jax's, and holds in memory what the next layer reads and nothing else."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +11,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from squeezenet_jax.network import lowering
 
+relu = functools.partial(lowering.activate, name="relu")
+
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_relu_and_its_gradient_equal_those_of_jax(dtype):
     special = jnp.asarray([0.0, -0.0, jnp.inf, -jnp.inf, jnp.nan, 1e-45], dtype)
     x = jnp.concatenate([images(4, 10, dtype=dtype).ravel(), special])
-    (y, pullback), (expected, expected_pullback) = jax.vjp(jax.jit(lowering.relu), x), jax.vjp(jax.jit(jax.nn.relu), x)
+    (y, pullback), (expected, expected_pullback) = jax.vjp(jax.jit(relu), x), jax.vjp(jax.jit(jax.nn.relu), x)
     g = jnp.arange(1, 1 + len(x)).astype(dtype)
     for value, wanted in ((y, expected), (pullback(g)[0], expected_pullback(g)[0])):
         assert value.dtype == wanted.dtype
@@ -23,7 +27,7 @@ def test_relu_and_its_gradient_equal_those_of_jax(dtype):
 
 def test_relu_and_its_gradient_commute_with_vmap_and_with_sharding():
     x = images(2 * jax.device_count(), 6)
-    gradient = jax.grad(lambda x: (lowering.relu(x) ** 2).sum())
+    gradient = jax.grad(lambda x: (relu(x) ** 2).sum())
     expected = 2 * jax.nn.relu(x)
     np.testing.assert_array_equal(jax.vmap(gradient)(x), expected)
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -35,7 +39,7 @@ def test_relu_and_its_gradient_commute_with_vmap_and_with_sharding():
 
 def test_relu_off_the_cpu_is_that_of_jax(monkeypatch):
     monkeypatch.setattr(lowering, "_on_cpu", lambda: False)
-    assert str(jax.make_jaxpr(lowering.relu)(images(2, 3))) == str(jax.make_jaxpr(jax.nn.relu)(images(2, 3)))
+    assert str(jax.make_jaxpr(relu)(images(2, 3))) == str(jax.make_jaxpr(jax.nn.relu)(images(2, 3)))
 
 
 def temporary_bytes(relu):
@@ -53,4 +57,4 @@ def temporary_bytes(relu):
 def test_gradient_keeps_the_result_only():
     # Of each layer the result; and two gradients, or the last layer's result and one.
     array = 4096 * 64 * 4
-    assert temporary_bytes(lowering.relu) < 5.5 * array < temporary_bytes(jax.nn.relu)
+    assert temporary_bytes(relu) < 5.5 * array < temporary_bytes(jax.nn.relu)

@@ -16,7 +16,7 @@ KERNEL_1, KERNEL_3 = (np.ones((n, n, 3, 2), np.float32) for n in (1, 3))
     ("f", "reference"),
     [
         (lambda x: lowering.max_pool(x, ceil=True), lambda x: reference_pool(x, ceil=True)),
-        (lambda x: lowering.relu(x), lambda x: jax.nn.relu(x)),
+        (lambda x: lowering.activate(x, "relu"), lambda x: jax.nn.relu(x)),
         (lambda x: lowering.conv(x, KERNEL_1, None, strides=(1, 1), padding="VALID"), lambda x: lax_conv(x, KERNEL_1)),
         (lambda x: lowering.conv(x, KERNEL_3, None, strides=(1, 1), padding="VALID"), lambda x: lax_conv(x, KERNEL_3)),
     ],
@@ -65,9 +65,9 @@ def test_sums_of_parts_are_sums_whatever_the_parts(others):
     ],
 )
 def test_parts_of_a_batch_are_equal_and_neither_large_nor_tiny(batch_size, image_size, parts, monkeypatch):
-    assert lowering.num_microbatches(V1_1, batch_size, image_size) == parts
+    assert lowering.num_microbatches(V1_1, batch_size, image_size, training=True) == parts
     monkeypatch.setattr(lowering, "_on_cpu", lambda: False)
-    assert lowering.num_microbatches(V1_1, batch_size, image_size) == 1
+    assert lowering.num_microbatches(V1_1, batch_size, image_size, training=True) == 1
 
 
 def test_compiler_options_are_accepted_and_change_a_convolution_only_by_rounding():
