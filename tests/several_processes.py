@@ -69,12 +69,12 @@ def results(workdir):
     return metrics, checkpoint.read_newest(run / "checkpoints")
 
 
-def assert_same(results, expected, total_steps=TOTAL_STEPS):
+def assert_same(results, expected, total_steps=TOTAL_STEPS, rtol=1e-5):
     (metrics, (step, arrays)), (expected_metrics, (expected_step, expected_arrays)) = results, expected
     assert [r["step"] for r in metrics] == [r["step"] for r in expected_metrics]
     for split in ("train", "eval"):
         losses, expected_losses = ([r["loss"] for r in m if r["split"] == split] for m in (metrics, expected_metrics))
-        np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+        np.testing.assert_allclose(losses, expected_losses, rtol=rtol)
     assert {r["count"] for r in metrics if r["split"] == "eval"} == {50}
     assert step == expected_step == total_steps
     for name, array in arrays.items():

@@ -35,6 +35,17 @@ def test_two_processes_train_like_one(tmp_path, alone):
     assert_same(results(tmp_path / "two"), alone)
 
 
+@pytest.mark.slow
+def test_two_processes_with_batch_norm_train_like_one(tmp_path):
+    # A low rate: so small a network with batch norm makes much of rounding.
+    overrides = {"model.norm": "batch", "optimizer.peak_lr": 0.001, "train.epochs": 2.0}
+    finish(start(tmp_path / "alone", devices=8, **overrides))
+    finish(*start_two(tmp_path / "two", **overrides))
+    found, expected = results(tmp_path / "two"), results(tmp_path / "alone")
+    assert_same(found, expected, total_steps=12, rtol=1e-4)
+    assert any("batch_stats" in name for name in found[1][1])
+
+
 def test_a_signal_to_one_of_two_stops_both_at_the_same_step_and_they_resume(tmp_path):
     # A SIGTERM may be heard a second late, some tens of steps: long enough not to end before.
     overrides = {"train.epochs": 20.0, "train.eval_every_epochs": 10.0, "train.checkpoint_every_steps": 5}
