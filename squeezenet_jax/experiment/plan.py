@@ -47,6 +47,7 @@ class Plan:
     baseline: str  # the setting that the others are compared with
     config: Mapping[str, Any]  # flat, without what is swept or follows from it
     runs: tuple[PlannedRun, ...]
+    others: tuple[PlannedRun, ...] = ()  # of the same sweep, where `runs` is a part of it
 
     def only(self, selection: str) -> "Plan":
         """The part whose swept values are in `selection`, such as "bypass=simple,seed=1,seed=2"."""
@@ -67,7 +68,8 @@ class Plan:
         ]
         if not kept:
             raise UserError(f"--only: no run has {selection}")
-        return dataclasses.replace(self, runs=tuple(kept))
+        others = tuple(run for run in self.runs if run not in kept)
+        return dataclasses.replace(self, runs=tuple(kept), others=self.others + others)
 
 
 def load_experiment(path: str, root: Path = Path()) -> ModuleType:
