@@ -3,6 +3,7 @@
 import codecs
 import os
 import select
+import signal
 import sys
 from collections.abc import Callable
 from typing import IO, Any
@@ -81,8 +82,24 @@ def discard(stream: IO[str]) -> None:
     os.close(nowhere)
 
 
+def leave_on_ctrl_c() -> None:
+    """Ctrl-C ends the program at once, in one line, until `exit_code` takes it over.
+
+    For while modules are imported: there is nothing to clean up yet, and some of them would show a traceback.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not where a shell has it ignored
+        signal.signal(signal.SIGINT, _leave)
+
+
+def _leave(number: int, frame: object) -> None:
+    os.write(2, b"interrupted\n")
+    os._exit(INTERRUPTED)
+
+
 def exit_code(main: Callable[[], int]) -> int:
     """What `main` returns; one line on stderr and a code for whatever a person did or can mend."""
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = main()
         sys.stdout.flush()
