@@ -178,10 +178,11 @@ def test_predict_table_and_labels(path, folder, tmp_path, capsys):
     assert all("%  name " in line for line in lines[1:])
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_labels_are_read_in_whatever_way_an_editor_wrote_them(path, folder, tmp_path, capsys, encoding, end):
-    names = [f"Name {i} é" for i in range(5)] + ["क्\u200dष"]  # a joiner, which Python calls unprintable
+    # Python calls these unprintable: a joiner, a soft hyphen, an unbreakable and a wide space, a mark of direction.
+    names = ["Name 0 é", "क्\u200dष", "soft\xadhyphen", "guinea\xa0pig", "柴\u3000犬", "חתול\u200f (!)"]
     (tmp_path / "labels.txt").write_bytes((end.join(names) + end).encode(encoding))
     image = next(folder.glob("cat/*.png"))
     assert run("predict", path, image, "--labels", tmp_path / "labels.txt", "--top", 6) == 0
