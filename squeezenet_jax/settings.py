@@ -207,7 +207,10 @@ def effective(settings: Settings) -> dict[str, Any]:
 
 def from_config(config: Mapping[str, Any]) -> Settings:
     """Converts nested plain mappings; a missing field has its default, whatever is wrong raises `UserError`."""
-    return fields.convert(Settings, config, "config")
+    try:
+        return fields.convert(Settings, config, "config")
+    except OverflowError:  # each number may be within its bounds, and their product not
+        raise UserError("config: its numbers make layers beyond all bounds; see model.width and model.base_e") from None
 
 
 def page() -> str:
