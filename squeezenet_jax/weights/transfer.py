@@ -40,9 +40,6 @@ def initial_params(model: ModelSettings, data: DataSettings) -> dict[str, Any]:
     found = {name: np.shape(leaf) for name, leaf in bundle.flatten(params).items()}
     try:
         bundle.check_shapes(found, {name: s for name, s in expected.items() if name.split("/")[0] in params})
-        missing = {name.split("/")[0] for name in expected} - params.keys() - {"conv10"}
-        if missing:
-            raise UserError(f"missing {', '.join(sorted(missing))}")
     except UserError as error:
         raise UserError(f"model.init_from: {model.weights} cannot be the start of this network: {error}") from None
     return params
@@ -59,7 +56,7 @@ def load(model: ModelSettings) -> weights.Weights:
 def digest(model: ModelSettings) -> str:
     """Of the parameters and class names in `model.init_from`: equal for equal ones, wherever they lie."""
     given = load(model)
-    sha256 = hashlib.sha256(repr(given.labels).encode("utf-8", "backslashreplace"))
+    sha256 = hashlib.sha256(repr(given.labels).encode())
     for name, tensor in sorted(bundle.flatten(given.params).items()):
         sha256.update(f"{name} {tensor.shape}".encode())
         sha256.update(np.ascontiguousarray(tensor).data)
@@ -78,10 +75,12 @@ def _classes(given: weights.Weights, data: DataSettings) -> tuple[int, ...] | No
             return None
         return None if matched.how == "number" else matched.numbers  # a folder 3 is no cat
     lacking = "the weights in model.init_from" if not given.labels else f"the data {data.name}"
+    try:
+        numbers = classes.match((), given.num_classes, names or tuple(map(str, range(given.num_classes)))).numbers
+    except UserError:  # their order is not known
+        return None
     _note(f"note: {lacking} have no class names: conv10 is kept, since there are {given.num_classes} classes in both")
-    if not names:
-        return tuple(range(given.num_classes))
-    return classes.match((), given.num_classes, names).numbers
+    return numbers
 
 
 @functools.lru_cache
