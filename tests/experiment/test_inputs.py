@@ -67,7 +67,11 @@ def test_images_that_changed_between_two_runs_of_a_sweep_are_refused(fake_traini
     run(plan(pictures).only("bypass=none"), workdir)
     CHANGES[change](pictures)
     before = contents(workdir)
-    for part in (plan(pictures), plan(pictures).only("bypass=simple"), plan(pictures).only("bypass=simple").only("seed=0")):
+    for part in (
+        plan(pictures),
+        plan(pictures).only("bypass=simple"),
+        plan(pictures).only("bypass=simple").only("seed=0"),
+    ):
         with pytest.raises(UserError, match=r"was begun with other inputs: data\.(train|test) was .* now it is"):
             run(part, workdir)
     assert contents(workdir) == before
