@@ -161,7 +161,8 @@ def plan(
         setting = _name(overrides, names, without=(SEED,))
         runs.append(PlannedRun(_name(overrides, names), setting, overrides, run_settings))
     _check_names(experiment.__name__, [run.name for run in runs])
-    _check_differences(runs)
+    if recorded is None:
+        _check_differences(runs)
     baseline = _name(_plain(dict(experiment.BASELINE)), names)
     check_choice(f"BASELINE of {experiment.__name__}", baseline, list(dict.fromkeys(run.setting for run in runs)))
     first = flat_configs[0]

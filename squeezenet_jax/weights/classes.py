@@ -86,12 +86,12 @@ def _key(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip()
 
 
-def _sorted_in_two_ways(names: Sequence[str]) -> tuple[str, str] | None:
-    """The first two neighbours of sorted names that change places where the numbers in them count as numbers."""
+def _sorted_in_two_ways(names: Sequence[str]) -> Sequence[str]:
+    """The first two neighbours of sorted names that change places where numbers in them count as numbers, if any."""
     if list(names) != sorted(names):  # a dataset's own order
-        return None
+        return ()
     keys = [[int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)] for name in names]
-    return next((names[i : i + 2] for i in range(len(names) - 1) if keys[i] > keys[i + 1]), None)
+    return next((names[i : i + 2] for i in range(len(names) - 1) if keys[i] > keys[i + 1]), ())
 
 
 def _count(data: Sequence[str]) -> str:
