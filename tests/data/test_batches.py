@@ -152,8 +152,11 @@ def test_images_are_enlarged_to_image_size(tiny):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("train", (0, 1433)), ("train[:80%]", (0, 1146)), ("train[80%:]", (1146, 1433)), ("train[10:20]", (10, 20))]
-    + [
+    [
+        ("train", (0, 1433)),
+        ("train[:80%]", (0, 1146)),
+        ("train[80%:]", (1146, 1433)),
+        ("train[10:20]", (10, 20)),
         ("train[-33:]", (1400, 1433)),
         ("train[:-33]", (0, 1400)),
         ("train[-10%:]", (1290, 1433)),
