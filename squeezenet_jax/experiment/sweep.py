@@ -45,7 +45,7 @@ def run(plan: Plan, workdir: Path, progress: Progress, should_stop: Callable[[],
         from squeezenet_jax.system import devices
         from squeezenet_jax.training import train  # jax, only now
 
-        devices.use_float32()
+        devices.use_the_usual_numbers()
         devices.keep_compiled_programs()
         for planned in plan.runs:
             if planned.name in unfinished:

@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import re
 import select
 import signal
 import sys
@@ -12,6 +13,8 @@ from squeezenet_jax.system.errors import UserError
 
 WRONG_INPUT, INTERRUPTED = 2, 130  # exit codes; the second as a shell has it for Ctrl-C
 PIPE_COLUMNS = 200  # a file or another program has no width, and nothing should be cut for it
+# What jax says, as it is imported, of a JAX_... variable whose value it does not know.
+JAX_VARIABLE = re.compile(r"for JAX flag jax_|for environment '?JAX_")
 # What reports print, for encodings that do not have it.
 PLAIN = {"±": "+/-", "−": "-", "–": "-", "Δ": "delta", "†": "*", "‡": "**", "×": "x", "→": "->", "…": "..."}
 
@@ -113,6 +116,10 @@ def exit_code(main: Callable[[], int]) -> int:
         return _refused(str(error))
     except OSError as error:
         return _refused(f"{error.filename or 'input or output'}: {error.strerror or error}")
+    except ValueError as error:
+        if not JAX_VARIABLE.search(str(error)):
+            raise
+        return _refused(f"environment: {' '.join(str(error).split())}")
     return code
 
 
