@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from squeezenet_jax.network.architecture import Architecture, with_geometry
 from squeezenet_jax.settings import DataSettings, ModelSettings
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import bundle, classes
+from squeezenet_jax.weights.formats.state_dicts import OTHERS, TAKEN
 
 
 def initial_params(model: ModelSettings, data: DataSettings) -> dict[str, Any]:
@@ -46,11 +48,16 @@ def initial_params(model: ModelSettings, data: DataSettings) -> dict[str, Any]:
 
 
 def load(model: ModelSettings) -> weights.Weights:
-    """What `model.init_from` names; a `UserError` names the field."""
+    """What `model.init_from` names, with a note where it holds several networks; a `UserError` names the field."""
     try:
-        return weights.load(model.weights)
+        given = weights.load(model.weights)
     except UserError as error:
         raise UserError(f"model.init_from: {error}") from None
+    origin = given.provenance
+    if OTHERS in origin and origin["source"] == Path(model.weights).name:  # else one was chosen when it was converted
+        taken = origin.get(TAKEN, "the one at its top level")
+        _note(f"note: of {model.weights}, {taken} is read; `convert --state-dict` makes a file of {origin[OTHERS]}")
+    return given
 
 
 def digest(model: ModelSettings) -> str:

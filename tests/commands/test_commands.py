@@ -199,7 +199,9 @@ def test_labels_that_contradict_the_weights_are_refused(path, folder, tmp_path, 
         assert run(*options, "--classes-by-position") == 0
         capsys.readouterr()
     (tmp_path / "labels.txt").write_bytes("caf\xe9\n".encode("latin-1") * 6)
-    assert "is not in UTF-8, UTF-16 or UTF-32" in fails(capsys, "predict", path, image, "--labels", tmp_path / "labels.txt")
+    assert "is not in UTF-8, UTF-16 or UTF-32" in fails(
+        capsys, "predict", path, image, "--labels", tmp_path / "labels.txt"
+    )
 
 
 @pytest.mark.parametrize("count", [1, 20])
