@@ -150,6 +150,33 @@ def test_an_experiment_that_cannot_be_imported_is_one_line(tmp_path):
         planning.load_experiment(str(file))
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("raise OSError('no\\nway')", r"cannot be imported \(OSError: no way; own\.py, line 1\)"),
+        (
+            "def get_config(): 1 / 0",
+            r"get_config of .*own\.py fails \(ZeroDivisionError: division by zero; own\.py, line 1",
+        ),
+        ("def get_config(): return None", r"get_config of .*own\.py fails \(AttributeError: 'NoneType' .* 'to_dict'\)"),
+        ("def sweep(): yield {'seed': 1 / 0}", r"sweep\(\) of own: fails \(ZeroDivisionError: .*; own\.py, line 1\)"),
+        ("def sweep(): return None", r"sweep\(\) of own: gives no mappings of settings \(TypeError: .* not iterable\)"),
+    ],
+)
+def test_whatever_an_experiment_raises_is_one_line_that_says_where(tmp_path, code, message):
+    path = tmp_path / "own.py"
+    path.write_text(
+        code + "\nfrom experiments import base\nBASELINE = {}\n"
+        "if 'get_config' not in globals(): get_config = lambda: base.get_config('digits')\n"
+        "if 'sweep' not in globals(): sweep = lambda: [{}]\n"
+    )
+    with pytest.raises(UserError, match=message) as caught:
+        module = planning.load_experiment(str(path))
+        preset, config = planning.get_config(module, str(path), "")
+        planning.plan(module, preset, planning.unflatten(config), ())
+    assert "\n" not in str(caught.value)
+
+
 def test_an_experiment_is_found_below_the_launcher_too(tmp_path, monkeypatch):
     root = Path(__file__).parents[2]
     monkeypatch.chdir(tmp_path)
