@@ -223,16 +223,30 @@ ONLY_WITH = {
 }
 
 
+# What the layers' table follows from: filters are rounded, so that two widths may be one network.
+OF_TABLE = {f"model.{name}" for name in ("version", "stem", "geometry", "width", "bypass")}
+OF_TABLE |= {f"model.{field.name}" for field in dataclasses.fields(Metaparameters)}
+OF_FILES = {"data.dir", "data.decoder", "data.exif_orientation"}  # of which digits has none
+
+
 def effective(settings: Settings) -> dict[str, Any]:
     """The settings by dotted name, without those that have no effect beside the others: equal ones do the same."""
     flat = nested.flatten(dataclasses.asdict(settings), ".")
-    idle = {name for name, (other, value) in ONLY_WITH.items() if flat[other] != value}
-    return {name: value for name, value in flat.items() if name not in idle}
+    idle = {name for name, (other, value) in ONLY_WITH.items() if flat[other] != value} | OF_TABLE
+    if settings.data.name == "digits":
+        idle |= OF_FILES
+    if not settings.optimizer.weight_decay:
+        idle.add("optimizer.decay_bias")
+    table = dataclasses.replace(settings.model.architecture(), bypass_relu=False)  # that has a line of its own
+    return {name: value for name, value in flat.items() if name not in idle} | {"table": table}
 
 
 def from_config(config: Mapping[str, Any]) -> Settings:
     """Converts nested plain mappings; a missing field has its default, whatever is wrong raises `UserError`."""
-    return fields.convert(Settings, config, "config")
+    try:
+        return fields.convert(Settings, config, "config")
+    except OverflowError:  # each number may be within its bounds, and their product not
+        raise UserError("config: its numbers make layers beyond all bounds; see model.width and model.base_e") from None
 
 
 def page() -> str:
