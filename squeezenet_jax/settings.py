@@ -57,7 +57,7 @@ class ModelSettings:
     pct3x3: float = setting(0.5, "share of the expand filters that are 3x3", above=0, below=1)
     dropout: float = setting(0.5, "share of the last fire's outputs that training sets to 0", low=0, below=1)
     kernel_init: str = setting("glorot_uniform", "the card's; lecun: Caffe's; he: torchvision's", choices=KERNEL_INITS)
-    lsuv_std: float = setting(1.0, "standard deviation that lsuv gives to the output of every layer", above=0)
+    lsuv_std: float = setting(1.0, "standard deviation that lsuv gives to outputs without a norm", above=0)
     conv10_init: str = setting("same", "as the rest; normal_0.01: Caffe's, torchvision's", choices=CONV10_INITS)
     init_from: str = setting("", "weights to start from: a file or name that `convert` reads, or a run; empty: none")
     start: str = setting("init_from", "from those weights, if any, or from scratch", choices=("init_from", "scratch"))
