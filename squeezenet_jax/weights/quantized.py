@@ -17,12 +17,15 @@ class QuantizedLayer:
       code_HWIO: int16; 0 means a weight of exactly 0 (removed), code k > 0 is `values[k]`.
       values: float32 [n + 1]; `values[0]` is 0, the others are any finite numbers, strictly increasing.
       bias_O: float32 [O].
+      order: int16 [n], the codes 1 to n in the order in which their values stood in the code book of the file that they
+        come from; None where that was sorted, or there was none. Only for writing that file again, byte by byte.
     """
 
     name: str
     code_HWIO: np.ndarray
     values: np.ndarray
     bias_O: np.ndarray
+    order: np.ndarray | None = None
 
     @property
     def kernel_HWIO(self) -> np.ndarray:
