@@ -73,6 +73,8 @@ class Weights:
 
     `params`: nested, float32, named as `model.init` names them: conv1, fire2, {squeeze1x1, ...}, {kernel, bias}.
     `labels`: the class names, or empty where they are not known. `provenance`: where it comes from, for people.
+    `codebooks`: by layer, of a quantised network whose file had its values in an order of its own: these float32 values
+    without the 0, all different. They only serve to write that file again, byte by byte.
     """
 
     arch: Architecture
@@ -82,6 +84,7 @@ class Weights:
     preprocessing: Preprocessing
     labels: tuple[str, ...] = ()
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    codebooks: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         tensors = flatten(self.params)

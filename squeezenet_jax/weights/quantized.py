@@ -4,8 +4,13 @@ Read next: `formats/compressed.py`, the file.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+from squeezenet_jax.system.errors import UserError
+from squeezenet_jax.weights.bundle import Weights, flatten, unflatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,3 +37,47 @@ class QuantizedLayer:
         """The weights, float32."""
         kernel: np.ndarray = self.values[self.code_HWIO]
         return kernel
+
+
+def from_weights(weights: Weights, most: int) -> list[QuantizedLayer]:
+    """The layers of a network whose weights are quantised already, equal to the bit, with their code books' order.
+
+    `UserError` where a layer has more than `most` different weights besides 0.
+    """
+    flat = flatten(weights.params)
+    kernels = {name.removesuffix("/kernel"): x for name, x in flat.items() if name.endswith("/kernel")}
+    return [
+        _exactly(name, kernel, flat[f"{name}/bias"], weights.codebooks.get(name), most)
+        for name, kernel in kernels.items()
+    ]
+
+
+def _exactly(
+    name: str, kernel_HWIO: np.ndarray, bias_O: np.ndarray, codebook: np.ndarray | None, most: int
+) -> QuantizedLayer:
+    used = np.unique(kernel_HWIO[kernel_HWIO != 0])
+    order = None
+    if codebook is not None and np.isin(used, codebook).all():  # else the weights have changed since
+        order = (np.argsort(np.argsort(codebook)) + 1).astype(np.int16)
+        used = np.sort(codebook)
+    if len(used) > most:
+        raise UserError(
+            f"{name}: has {len(used):,} different weights, and at most {most:,} can be stored; "
+            "quantise it first: compress WEIGHTS OUT --bits N"
+        )
+    values = np.concatenate([np.zeros(1, np.float32), used])
+    code = np.where(kernel_HWIO == 0, 0, np.searchsorted(used, kernel_HWIO) + 1).astype(np.int16)
+    return QuantizedLayer(name, code, values, np.ascontiguousarray(bias_O), order)
+
+
+def parameters(layers: Sequence[QuantizedLayer]) -> dict[str, Any]:
+    """The layers as a network's parameters."""
+    flat: dict[str, np.ndarray] = {}
+    for layer in layers:
+        flat |= {f"{layer.name}/kernel": layer.kernel_HWIO, f"{layer.name}/bias": layer.bias_O}
+    return unflatten(flat)
+
+
+def codebooks(layers: Sequence[QuantizedLayer]) -> dict[str, np.ndarray]:
+    """What `Weights.codebooks` says of these layers."""
+    return {layer.name: layer.values[layer.order] for layer in layers if layer.order is not None}

@@ -6,6 +6,7 @@ operation of NumPy. Letters: B positions of a block, M symbols; O, I, T: rows, c
 Products stay below 2**63 for layers of at most `MAX_WEIGHTS` weights. Read next: `layers.py`.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,6 +16,7 @@ from squeezenet_jax.weights.formats.sqz.rans import TOTAL, Decoder, Encoder
 Coder = Encoder | Decoder
 MAX_WEIGHTS = 1 << 22  # of one layer
 MAX_MAGNITUDE = 255
+GOLDEN = 40503  # of 2**16: 0.618
 
 FIRST_BLOCK, LARGEST_BLOCK = 32, 512
 
@@ -40,17 +42,45 @@ def blocks(number: int) -> Iterator[slice]:
         start = stop
 
 
+class Places:
+    """The positions of a kernel of O rows, I columns and T taps; a position is an index into it in the order O, I, T.
+
+    They are visited tap by tap, and in each tap kernel by kernel (number o * I + i) in leaps of about 0.618 of their
+    number, so that soon something is known of every row and every column. A place is a row, a column, a tap or a
+    kernel: these are numbered in this order, one kind after the other.
+    """
+
+    def __init__(self, rows: int, columns: int, taps: int) -> None:
+        self.rows, self.columns, self.taps = rows, columns, taps
+        self.kernels = rows * columns
+        self.number = rows + columns + taps + self.kernels
+
+    def visits(self) -> np.ndarray:
+        """[N] positions, in the order in which they are visited."""
+        leap = self.kernels * GOLDEN >> 16 | 1
+        while math.gcd(leap, self.kernels) != 1:
+            leap += 1
+        kernel = np.arange(self.kernels) * leap % self.kernels
+        return (kernel * self.taps + np.arange(self.taps)[:, None]).ravel()
+
+    def of(self, position_B: np.ndarray) -> np.ndarray:
+        """[4, B] row, column, tap and kernel of each position."""
+        kernel, tap = position_B // self.taps, position_B % self.taps
+        row, column = kernel // self.columns, kernel % self.columns
+        start = self.rows + self.columns
+        return np.stack([row, self.rows + column, start + tap, start + self.taps + kernel])
+
+
 class LocalMean:
     """How large some quantity is around a position, from what is known of its row, column, tap and kernel by now.
 
     The quantity is 1 for a kept weight and 0 for another, or the magnitude of a kept weight. `total` and `number`: of
-    the whole layer, with a first guess of the mean. A place is an index into `sums` and `counts`, which have the O
-    rows first, then the I columns, the T taps and the O * I kernels.
+    the whole layer, with a first guess of the mean.
     """
 
-    def __init__(self, size: int, total: int, number: int) -> None:
-        self.sums = np.zeros(size, np.int64)
-        self.counts = np.zeros(size, np.int64)
+    def __init__(self, places: int, total: int, number: int) -> None:
+        self.sums = np.zeros(places, np.int64)
+        self.counts = np.zeros(places, np.int64)
         self.total, self.number = total, number
 
     def classes(self, place_4B: np.ndarray) -> np.ndarray:
@@ -68,16 +98,16 @@ class LocalMean:
         self.number += len(value_B)
 
 
-def code_mask(coder: Coder, place_4N: np.ndarray, size: int, kept_N: np.ndarray | None) -> np.ndarray:
-    """Which of N positions have a weight, 0 or 1 each. `size`: of `LocalMean`."""
-    number = place_4N.shape[1]
-    local = LocalMean(size, 1, 2)
+def code_mask(coder: Coder, places: Places, position_N: np.ndarray, kept_N: np.ndarray | None) -> np.ndarray:
+    """[N] bool: which positions have a weight. `kept_N`: 0 or 1 each."""
+    number = len(position_N)
+    local = LocalMean(places.number, 1, 2)
     ones, seen = np.zeros(CLASSES, np.int64), np.zeros(CLASSES, np.int64)
-    result = np.empty(number, np.int64)
+    result = np.empty(number, bool)
     cumulative = np.zeros((CLASSES, 3), np.int64)
     cumulative[:, 2] = TOTAL
     for block in blocks(number):
-        place_4B = place_4N[:, block]
+        place_4B = places.of(position_N[block])
         context = local.classes(place_4B)
         share = (ones * local.number + MASK_PRIOR * local.total) * TOTAL // ((seen + MASK_PRIOR) * local.number)
         cumulative[:, 1] = TOTAL - np.clip(share, LEAST, TOTAL - LEAST)

@@ -1,14 +1,14 @@
 """Layers as symbols: bias, table of values, positions, values; the same code encodes and decodes.
 
-Letters: H, W, I, O of a kernel; T taps (H * W), N weights, K values without the 0. Positions are visited tap by tap,
-and in each tap kernel by kernel (numbered o * I + i) in leaps of about 0.618 of their number, so that soon something
-is known of every row and every column. Read next: `__init__.py`, the file; docs/format.md describes it all.
+Letters: H, W, I, O of a kernel, N weights, B of a block. Read next: `compressed.py`, the file; docs/format.md describes
+it all.
 """
 
 import math
 
 import numpy as np
 
+from squeezenet_jax.network.trace import Shape
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.formats.sqz.contexts import (
     CLASSES,
@@ -16,6 +16,7 @@ from squeezenet_jax.weights.formats.sqz.contexts import (
     MAX_WEIGHTS,
     Coder,
     LocalMean,
+    Places,
     Symbols,
     blocks,
     code_mask,
@@ -23,7 +24,6 @@ from squeezenet_jax.weights.formats.sqz.contexts import (
 from squeezenet_jax.weights.quantized import QuantizedLayer
 
 MAX_VALUES = 4095  # of a layer, without the 0
-GOLDEN = 40503  # of 2**16: 0.618
 PIECE = 11  # bits of a number that are coded at once
 MANTISSA = 23
 
@@ -37,50 +37,38 @@ class Numbers:
 
 
 def code_layer(
-    coder: Coder, shape_HWIO: tuple[int, int, int, int], numbers: Numbers, layer: QuantizedLayer | None, name: str = ""
+    coder: Coder, shape_HWIO: Shape, numbers: Numbers, layer: QuantizedLayer | None, name: str = ""
 ) -> QuantizedLayer:
     """One layer: `layer` for an encoder; for a decoder None, and the layer's name."""
     height, width, inputs, outputs = shape_HWIO
     if math.prod(shape_HWIO) > MAX_WEIGHTS:
+        name = name if layer is None else layer.name
         raise UserError(f"{name}: {math.prod(shape_HWIO):,} weights; a compressed layer has at most {MAX_WEIGHTS:,}")
-    bias = _code_bias(coder, outputs, numbers, None if layer is None else layer.bias_O)
-    values = _code_values(coder, numbers, None if layer is None else layer.values)
+    bias = code_bias(coder, outputs, numbers, None if layer is None else layer.bias_O)
+    values = code_values(coder, numbers, None if layer is None else layer.values)
     order = _code_order(coder, len(values) - 1, layer)
     code = np.zeros(math.prod(shape_HWIO), np.int16)  # in the order of O, I, H, W
     if len(values) > 1:
         given = None if layer is None else layer.code_HWIO.transpose(3, 2, 0, 1).ravel().astype(np.int64)
-        position, place_4N = visits(outputs, inputs, height * width)
-        size = outputs + inputs + height * width + outputs * inputs
-        kept = code_mask(coder, place_4N, size, None if given is None else (given[position] > 0).astype(np.int64))
-        position, place_4N = position[kept > 0], place_4N[:, kept > 0]
-        code[position] = _code_weights(coder, place_4N, size, values, None if given is None else given[position])
+        places = Places(outputs, inputs, height * width)
+        position = places.visits()
+        kept = code_mask(coder, places, position, None if given is None else (given[position] > 0).astype(np.int64))
+        position = position[kept]
+        code[position] = _code_weights(coder, places, position, values, None if given is None else given[position])
     code_HWIO = np.ascontiguousarray(code.reshape(outputs, inputs, height, width).transpose(2, 3, 1, 0))
     return QuantizedLayer(name if layer is None else layer.name, code_HWIO, values, bias, order)
 
 
-def visits(outputs: int, inputs: int, taps: int) -> tuple[np.ndarray, np.ndarray]:
-    """(position in OIHW order [N], place of row, column, tap and kernel in `LocalMean` [4, N]), as they are visited."""
-    number = outputs * inputs
-    leap = number * GOLDEN >> 16 | 1
-    while math.gcd(leap, number) != 1:
-        leap += 1
-    kernel = np.tile(np.arange(number) * leap % number, taps)
-    tap = np.repeat(np.arange(taps), number)
-    row, column = kernel // inputs, kernel % inputs
-    start = outputs + inputs
-    return kernel * taps + tap, np.stack([row, outputs + column, start + tap, start + taps + kernel])
-
-
 def _code_weights(
-    coder: Coder, place_4N: np.ndarray, size: int, values: np.ndarray, code_N: np.ndarray | None
+    coder: Coder, places: Places, position_N: np.ndarray, values: np.ndarray, code_N: np.ndarray | None
 ) -> np.ndarray:
     """The codes, 1 to K, of the kept weights; its magnitude is how far a code is from 0 in the table."""
     number, negative = len(values) - 1, int((values[1:] < 0).sum())
-    local = LocalMean(size, max(1, number // 4), 1)
+    local = LocalMean(places.number, max(1, number // 4), 1)
     symbols = Symbols(number, CLASSES)
-    result = np.empty(place_4N.shape[1], np.int64)
+    result = np.empty(len(position_N), np.int16)
     for block in blocks(len(result)):
-        place_4B = place_4N[:, block]
+        place_4B = places.of(position_N[block])
         given = None if code_N is None else code_N[block] - 1
         code = symbols.code(coder, local.classes(place_4B), given) + 1
         if code.max(initial=0) > number:
@@ -91,7 +79,7 @@ def _code_weights(
     return result
 
 
-def _code_bias(coder: Coder, number: int, numbers: Numbers, bias_O: np.ndarray | None) -> np.ndarray:
+def code_bias(coder: Coder, number: int, numbers: Numbers, bias_O: np.ndarray | None) -> np.ndarray:
     """float32: the number of mantissa bits that are 0 in all, then exponents, signs, and the other mantissa bits."""
     given = None if bias_O is None else bias_O.view(np.uint32).astype(np.int64)
     zeros = given if given is None else np.array([_trailing_zeros(given)])
@@ -110,7 +98,7 @@ def _trailing_zeros(patterns: np.ndarray) -> int:
     return MANTISSA if together == 0 else (together & -together).bit_length() - 1
 
 
-def _code_values(coder: Coder, numbers: Numbers, values: np.ndarray | None) -> np.ndarray:
+def code_values(coder: Coder, numbers: Numbers, values: np.ndarray | None) -> np.ndarray:
     """float32 [K + 1] with a 0 before them: K, then rising integers, which are multiples of a step or floats."""
     given = None if values is None else np.array([len(values) - 1])
     number = int(_code_bits(coder, np.array([12]), given)[0])
