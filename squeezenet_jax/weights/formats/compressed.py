@@ -76,10 +76,7 @@ def read(content: bytes, wishes: Wishes, provenance: Mapping[str, str]) -> Weigh
 
 def encode(layers: Sequence[QuantizedLayer]) -> bytes:
     """The stream of these layers."""
-    encoder, numbers = Encoder(), Numbers()
-    for layer in layers:
-        code_layer(encoder, layer.code_HWIO.shape, numbers, layer)
-    return encoder.finish()
+    return _coded(layers)[0].finish()
 
 
 def decode(stream: bytes, shapes_HWIO: Mapping[str, Shape]) -> list[QuantizedLayer]:
@@ -100,6 +97,11 @@ def encoded_size(layers: Sequence[QuantizedLayer]) -> int:
     return len(encode(layers))
 
 
+def sizes(layers: Sequence[QuantizedLayer]) -> list[float]:
+    """Of each layer, its bytes in the stream; what the stream has besides is less than 500 bytes."""
+    return _coded(layers)[1]
+
+
 def estimated_size(layers: Sequence[QuantizedLayer]) -> int:
     """`encoded_size` within about 3 %, in a fraction of its time: positions and values without their contexts."""
     encoder, numbers = Encoder(), Numbers()
@@ -110,6 +112,16 @@ def estimated_size(layers: Sequence[QuantizedLayer]) -> int:
         count = np.bincount(layer.code_HWIO.ravel(), minlength=len(layer.values)).astype(np.float64)
         bits += _entropy(np.array([count[0], count[1:].sum()])) + _entropy(count[1:])
     return int((bits + encoder.bits()) / 8) + 4 * LANES
+
+
+def _coded(layers: Sequence[QuantizedLayer]) -> tuple[Encoder, list[float]]:
+    """(an encoder that has collected the layers, bytes of each)."""
+    encoder, numbers = Encoder(), Numbers()
+    ends = [0.0]
+    for layer in layers:
+        code_layer(encoder, layer.code_HWIO.shape, numbers, layer)
+        ends.append(encoder.bits() / 8)
+    return encoder, np.diff(ends).tolist()
 
 
 def _entropy(count: np.ndarray) -> float:
@@ -151,11 +163,8 @@ def _parse(text: bytes) -> tuple[dict[str, Shape], metadata.Description]:
         raise UserError("damaged: its description is not UTF-8") from None
     description = metadata.parse(json)
     shapes = _kernels(
-        parameter_shapes(
-            description.architecture, channels=description.channels, num_classes=description.num_classes
-        )
+        parameter_shapes(description.architecture, channels=description.channels, num_classes=description.num_classes)
     )
     if f"{lines}\n" != _lines(shapes):
         raise UserError("damaged: its list of layers is not that of its architecture")
     return shapes, description
-

@@ -192,4 +192,3 @@ def _code_bits(coder: Coder, width_B: np.ndarray, value_B: np.ndarray | None) ->
         piece = None if value_B is None else (value_B >> low) % number
         result |= coder.uniform(number, piece) << low
     return result
-
