@@ -53,6 +53,7 @@ def add_decompress_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from squeezenet_jax import weights
     from squeezenet_jax.weights.formats import compressed
+    from squeezenet_jax.weights.formats.sqz.layers import MAX_VALUES
     from squeezenet_jax.weights.quantized import codebooks, parameters
 
     num_bytes = check(args)
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         how |= {"bytes": str(num_bytes), "calibration images": str(len(images))}
     described = dataclasses.replace(loaded, provenance={**loaded.provenance, **how})
     if num_bytes is None:
-        layers = quantize(loaded, args.bits, args.density, 255 if args.out.suffix == ".net" else compressed.MAX_VALUES)
+        layers = quantize(loaded, args.bits, args.density, 255 if args.out.suffix == ".net" else MAX_VALUES)
     else:
         layers = _calibrated(loaded, images, num_bytes - compressed.overhead(described), args.distill)
     result = dataclasses.replace(described, params=parameters(layers), codebooks=codebooks(layers))
@@ -132,7 +133,9 @@ def _calibrated(loaded: "Weights", images: list[Path], num_bytes: int, minutes: 
         print(line, file=sys.stderr, flush=True)
 
     options = {} if minutes is None else {"distill_minutes": minutes}
-    layers: list[QuantizedLayer] = compress.calibrate(loaded, images, num_bytes=num_bytes, report=report, **options)
+    layers: list[QuantizedLayer] = compress.calibrate(  # type: ignore[attr-defined]
+        loaded, images, num_bytes=num_bytes, report=report, **options
+    )
     return layers
 
 

@@ -21,7 +21,8 @@ def add_options(parser: argparse.ArgumentParser, dst: str) -> None:
         "--layout",
         choices=("squeezenet_jax", "torchvision"),
         default="squeezenet_jax",
-        help=f"names and kernel order in a .safetensors {dst}; the metadata say everything in both (default: %(default)s)",
+        help=f"names and kernel order in a .safetensors {dst}; its metadata say everything in both "
+        "(default: %(default)s)",
     )
     arguments.add_labels_option(parser, f"class names to put into {dst}, one a line")
     arguments.add_reading_options(parser)

@@ -41,7 +41,7 @@ def _nearest(centroid_K: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def _kmeans(weight_N: np.ndarray, number: int) -> np.ndarray:
-    """Rising centroids. One that has lost all its weights begins again at the weight that lies farthest from its own."""
+    """Rising centroids. One without weights begins again at the weight that lies farthest from its own."""
     centroid_K = np.linspace(weight_N[0], weight_N[-1], number)
     sums = np.append(0, np.cumsum(weight_N))
     for _ in range(MAX_ROUNDS):

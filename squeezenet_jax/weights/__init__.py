@@ -103,9 +103,11 @@ def save(path: str | os.PathLike[str], weights: Weights, layout: str = "squeezen
     """
     path = Path(os.path.expanduser(path))
     check_suffix(path, layout)
-    writer = WRITERS.get(path.suffix.lower(), lambda weights: safetensors_file.write(weights, layout))
     try:
-        content = writer(weights)
+        if writer := WRITERS.get(path.suffix.lower()):
+            content = writer(weights)
+        else:
+            content = safetensors_file.write(weights, layout)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     try:

@@ -89,7 +89,8 @@ class LocalMean:
         ratio_4B = (sums * self.number + PRIOR * self.total) * ONE // ((counts + PRIOR) * self.total)
         row, column, tap, kernel = np.minimum(ratio_4B, MAX_RATIO)
         product = (((row * column >> 8) * tap) >> 8) * kernel >> 8
-        return np.searchsorted(THRESHOLDS, product, side="right")
+        found: np.ndarray = np.searchsorted(THRESHOLDS, product, side="right")
+        return found
 
     def add(self, place_4B: np.ndarray, value_B: np.ndarray) -> None:
         np.add.at(self.sums, place_4B, np.broadcast_to(value_B, place_4B.shape))
@@ -156,7 +157,7 @@ class Symbols:
 def _cumulative(counts_CM: np.ndarray) -> np.ndarray:
     """[C, M + 1] shares before each symbol: in proportion to the counts, but at least 1 of 2**14 each."""
     number = counts_CM.shape[1]
-    result = np.zeros((len(counts_CM), number + 1), np.int64)
-    np.cumsum(counts_CM, axis=1, out=result[:, 1:])
-    result = result * (TOTAL - number) // result[:, -1:]
-    return result + np.arange(number + 1)
+    before: np.ndarray = np.zeros((len(counts_CM), number + 1), np.int64)
+    np.cumsum(counts_CM, axis=1, out=before[:, 1:])
+    cumulative: np.ndarray = before * (TOTAL - number) // before[:, -1:] + np.arange(number + 1)
+    return cumulative
