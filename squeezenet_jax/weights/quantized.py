@@ -40,7 +40,8 @@ class QuantizedLayer:
 
 
 def from_weights(weights: Weights, most: int) -> list[QuantizedLayer]:
-    """The layers of a network whose weights are quantised already, equal to the bit, with their code books' order.
+    """The layers of a network whose weights are quantised already, equal to the bit (but for -0, which becomes 0), with
+    their code books' order.
 
     `UserError` where a layer has more than `most` different weights besides 0.
     """

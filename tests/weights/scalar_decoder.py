@@ -145,7 +145,8 @@ def decode_weights(coder, T, I, O, values, weights):  # noqa: E741
     for block in blocks(len(visited)):
         c = [contexts.of(where[visited[j]]) for j in block]
         share = [
-            min(16320, max(64, (b * contexts.N + 20 * contexts.S) * 16384 // ((a + 20) * contexts.N))) for a, b in counts
+            min(16320, max(64, (b * contexts.N + 20 * contexts.S) * 16384 // ((a + 20) * contexts.N)))
+            for a, b in counts
         ]
         found = coder.choose([[0, 16384 - share[context], 16384] for context in c])
         for j, context, bit in zip(block, c, found, strict=True):

@@ -10,6 +10,7 @@
 The JSON is that of `metadata.py`. The layers' lines follow from it; they stand there for decoders that read no JSON.
 """
 
+import math
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,8 @@ VERSION = 1
 HEADER = struct.Struct("<8s4I")
 MAX_TEXT = 1 << 24  # bytes; nearly all of it class names
 MAX_TOTAL = 1 << 24  # weights of all layers
-PER_BYTE = 2048  # weights: none costs less than 0.0056 bits (`contexts.LEAST`), so that a short file has no more
+ALWAYS = 1 << 21  # weights that may be in any file, however short; beyond them,
+PER_BYTE = 2048  # so many for each of its bytes: a position costs at least 0.0056 bits (`contexts.LEAST`)
 
 
 def looks_like(content: bytes) -> bool:
@@ -40,13 +42,12 @@ def looks_like(content: bytes) -> bool:
 def write(weights: Weights) -> bytes:
     """The file's content. `UserError` where a layer has too many weights, or too many different ones."""
     layers = from_weights(weights, MAX_VALUES)
-    if sum(layer.code_HWIO.size for layer in layers) > MAX_TOTAL:
-        raise UserError(f"a compressed file has at most {MAX_TOTAL:,} weights")
-    text = _text(weights)
+    text = text_of(weights)
     if len(text) > MAX_TEXT:
         raise UserError(f"labels and provenance are too long for a file: {len(text):,} bytes")
     description, stream = zlib.compress(text, 9), encode(layers)
     content = HEADER.pack(MAGIC, VERSION, len(description), len(text), len(stream)) + description + stream
+    _check_total(_kernels(weights.shapes()), len(content))
     return content + struct.pack("<I", zlib.crc32(content))
 
 
@@ -67,9 +68,7 @@ def read(content: bytes, wishes: Wishes, provenance: Mapping[str, str]) -> Weigh
     if inflated > MAX_TEXT:
         raise UserError(f"its description claims {inflated} bytes; at most {MAX_TEXT} are allowed")
     shapes, description = _parse(_inflate(content[HEADER.size : HEADER.size + deflated], inflated))
-    total = sum(int(np.prod(shape)) for shape in shapes.values())
-    if total > min(MAX_TOTAL, PER_BYTE * len(content)):
-        raise UserError(f"claims {total:,} weights; there is no room for so many in {len(content):,} bytes")
+    _check_total(shapes, len(content) - 4)
     layers = decode(content[HEADER.size + deflated : -4], shapes)
     return description.with_params(parameters(layers), codebooks(layers))
 
@@ -89,7 +88,7 @@ def decode(stream: bytes, shapes_HWIO: Mapping[str, Shape]) -> list[QuantizedLay
 
 def overhead(weights: Weights) -> int:
     """Bytes of the file besides its stream: header, description and checksum."""
-    return HEADER.size + len(zlib.compress(_text(weights), 9)) + 4
+    return HEADER.size + len(zlib.compress(text_of(weights), 9)) + 4
 
 
 def encoded_size(layers: Sequence[QuantizedLayer]) -> int:
@@ -134,13 +133,21 @@ def _lines(shapes: Mapping[str, Shape]) -> str:
     return "".join(f"{name} {' '.join(map(str, shape))}\n" for name, shape in shapes.items())
 
 
-def _text(weights: Weights) -> bytes:
+def text_of(weights: Weights) -> bytes:
+    """The description, as it is before it is deflated."""
     return f"{_lines(_kernels(weights.shapes()))}\n{metadata.describe(weights)}".encode()
 
 
 def _kernels(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     """Layer -> HWIO."""
     return {name.removesuffix("/kernel"): shape for name, shape in shapes.items() if name.endswith("/kernel")}
+
+
+def _check_total(shapes: Mapping[str, Shape], size: int) -> None:
+    """Raises `UserError` for a network that is too large for its file, before anything of its size is made."""
+    total = sum(map(math.prod, shapes.values()))
+    if total > min(MAX_TOTAL, max(ALWAYS, PER_BYTE * size)):
+        raise UserError(f"claims {total:,} weights; there is no room for so many in {size:,} bytes")
 
 
 def _inflate(data: bytes, size: int) -> bytes:
