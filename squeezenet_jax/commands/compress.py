@@ -1,4 +1,4 @@
-"""compress WEIGHTS OUT: a small file of a trained network; decompress IN OUT: any other format again.
+"""compress WEIGHTS OUT: a small file of a trained network; decompress IN OUT: another format again, as `convert`.
 
 Without options nothing is lost: for weights that are quantised already. `--bits` and `--density` need no images and
 cost accuracy; `--calibrate` looks at a folder of images, without labels, and keeps to a size.
@@ -37,9 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibrate", metavar="DIR", type=arguments.path_of, help="images of the network's kind, without labels"
     )
-    parser.add_argument(
-        "--distill", type=float, metavar="MINUTES", help="then learn from the uncompressed network for so long"
-    )
     arguments.add_labels_option(parser, "class names to put into OUT, one a line")
     arguments.add_reading_options(parser)
     parser.set_defaults(run=run)
@@ -52,23 +49,21 @@ def add_decompress_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from squeezenet_jax import weights
-    from squeezenet_jax.weights.formats import compressed
     from squeezenet_jax.weights.formats.sqz.layers import MAX_VALUES
     from squeezenet_jax.weights.quantized import codebooks, parameters
 
     num_bytes = check(args)
-    images = _images(args.calibrate) if args.calibrate else []
+    if args.calibrate and not args.calibrate.is_dir():
+        raise UserError(f"--calibrate: {args.calibrate} is no folder")
     loaded = arguments.load_weights(args.weights, args)
     loaded = dataclasses.replace(loaded, labels=arguments.labels_of(args, loaded))
     start = time.perf_counter()
-    how = {name: str(getattr(args, name)) for name in ("bits", "density", "distill") if getattr(args, name) is not None}
-    if num_bytes is not None:
-        how |= {"bytes": str(num_bytes), "calibration images": str(len(images))}
+    how = {name: str(getattr(args, name)) for name in ("bits", "density", "bytes") if getattr(args, name) is not None}
     described = dataclasses.replace(loaded, provenance={**loaded.provenance, **how})
     if num_bytes is None:
-        layers = quantize(loaded, args.bits, args.density, 255 if args.out.suffix == ".net" else MAX_VALUES)
+        layers = quantize(loaded, args.bits, args.density, 255 if args.out.suffix.lower() == ".net" else MAX_VALUES)
     else:
-        layers = _calibrated(loaded, images, num_bytes - compressed.overhead(described), args.distill)
+        layers = _calibrated(described, args.calibrate, num_bytes)
     result = dataclasses.replace(described, params=parameters(layers), codebooks=codebooks(layers))
     weights.save(args.out, result)
     size = args.out.stat().st_size
@@ -76,8 +71,6 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.weights} -> {args.out}: {size:,} bytes in {time.perf_counter() - start:.1f} s")
     if args.out.suffix.lower() == ".net" and loaded.labels:
         print("note: a .net has no room for class names", file=sys.stderr)
-    if num_bytes is not None and size > num_bytes:
-        raise UserError(f"--bytes: {args.out} has {size:,} bytes; {num_bytes:,} could not be kept to")
     return 0
 
 
@@ -89,13 +82,9 @@ def check(args: argparse.Namespace) -> int | None:
         raise UserError(f"--bits: {args.bits} is not allowed; it must be from 2 to 8")
     if args.density is not None and not 0 < args.density <= 1:
         raise UserError(f"--density: {args.density:g} is not allowed; it must be above 0 and at most 1")
-    if args.distill is not None and not 0 < args.distill < math.inf:
-        raise UserError(f"--distill: {args.distill:g} minutes are not allowed; it must be above 0")
     for option in ("bits", "density"):
         if getattr(args, option) is not None and (args.bytes or args.calibrate):
             raise UserError(f"--{option}: cannot be chosen with --bytes and --calibrate, which choose it by layer")
-    if args.distill is not None and not args.calibrate:
-        raise UserError("--distill: needs --calibrate DIR, the images to learn from")
     if bool(args.bytes) != bool(args.calibrate):
         given, needed = ("--bytes", "--calibrate DIR") if args.bytes else ("--calibrate", "--bytes SIZE")
         raise UserError(f"{given}: needs {needed} beside it; without images, there is --bits N")
@@ -126,31 +115,20 @@ def quantize(loaded: "Weights", bits: int | None, density: float | None, most: i
     return [sharing.share(name, flat[f"{name}/kernel"], flat[f"{name}/bias"], bits) for name in names]
 
 
-def _calibrated(loaded: "Weights", images: list[Path], num_bytes: int, minutes: float | None) -> "list[QuantizedLayer]":
+def _calibrated(described: "Weights", images: Path, num_bytes: int) -> "list[QuantizedLayer]":
+    """Layers whose whole file has at most `num_bytes`."""
     from squeezenet_jax import compress
+    from squeezenet_jax.weights.formats import compressed
 
-    def report(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    options = {} if minutes is None else {"distill_minutes": minutes}
+    besides = compressed.overhead(described)
     layers: list[QuantizedLayer] = compress.calibrate(  # type: ignore[attr-defined]
-        loaded, images, num_bytes=num_bytes, report=report, **options
+        described,
+        images,
+        num_bytes=num_bytes,
+        size_of=lambda layers: besides + compressed.encoded_size(layers),
+        report=lambda line: print(line, file=sys.stderr, flush=True),
     )
     return layers
-
-
-def _images(folder: Path) -> list[Path]:
-    """All files below a folder, but hidden ones, in order."""
-    if not folder.is_dir():
-        raise UserError(f"--calibrate: {folder} is no folder")
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    if not found:
-        raise UserError(f"--calibrate: {folder} has no images")
-    return found
 
 
 def table(loaded: "Weights", layers: "list[QuantizedLayer]") -> str:

@@ -37,7 +37,11 @@ def share(name: str, kernel_HWIO: np.ndarray, bias_O: np.ndarray, bits: int) -> 
 
 
 def _nearest(centroid_K: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    return np.searchsorted((centroid_K[1:] + centroid_K[:-1]) / 2, weight)
+    return np.searchsorted(_middles(centroid_K), weight)
+
+
+def _middles(centroid_K: np.ndarray) -> np.ndarray:
+    return (centroid_K[1:] + centroid_K[:-1]) / 2
 
 
 def _kmeans(weight_N: np.ndarray, number: int) -> np.ndarray:
@@ -45,13 +49,12 @@ def _kmeans(weight_N: np.ndarray, number: int) -> np.ndarray:
     centroid_K = np.linspace(weight_N[0], weight_N[-1], number)
     sums = np.append(0, np.cumsum(weight_N))
     for _ in range(MAX_ROUNDS):
-        nearest_N = _nearest(centroid_K, weight_N)
-        stop_K = np.searchsorted(nearest_N, np.arange(number), side="right")
+        stop_K = np.append(np.searchsorted(weight_N, _middles(centroid_K), side="right"), len(weight_N))
         count_K = np.diff(stop_K, prepend=0)
         mean_K = np.diff(sums[stop_K], prepend=0) / np.maximum(count_K, 1)
         empty = np.flatnonzero(count_K == 0)
         if len(empty):
-            distance_N = np.abs(weight_N - centroid_K[nearest_N])
+            distance_N = np.abs(weight_N - np.repeat(centroid_K, count_K))
             mean_K[empty] = weight_N[np.argsort(-distance_N, kind="stable")[: len(empty)]]
         mean_K = np.sort(mean_K)
         if np.array_equal(mean_K, centroid_K):

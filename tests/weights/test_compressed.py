@@ -131,7 +131,7 @@ def test_what_has_no_room_in_a_file_is_refused(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             weights.save(tmp_path / path, dense)
-    with pytest.raises(UserError, match="layout torchvision is one of .safetensors only"):
+    with pytest.raises(UserError, match=r"layout torchvision is one of \.safetensors only"):
         weights.save(tmp_path / "w.sqz", dense, "torchvision")
     with pytest.raises(UserError, match=r"fire6/expand3x3: has 324 different weights, and at most 255 .*--bits"):
         from_weights(dense, 255)
