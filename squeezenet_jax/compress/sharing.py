@@ -41,7 +41,8 @@ def _nearest(centroid_K: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def _middles(centroid_K: np.ndarray) -> np.ndarray:
-    return (centroid_K[1:] + centroid_K[:-1]) / 2
+    middle: np.ndarray = (centroid_K[1:] + centroid_K[:-1]) / 2
+    return middle
 
 
 def _kmeans(weight_N: np.ndarray, number: int) -> np.ndarray:
