@@ -18,12 +18,14 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str]) -> int:
     # Only now, when `run` has seen to Ctrl-C.
-    from squeezenet_jax.commands import benchmark, convert, evaluate, export, predict, prepare, summary
+    from squeezenet_jax.commands import benchmark, compress, convert, evaluate, export, predict, prepare, summary
 
     parser = Parser(prog="python -m squeezenet_jax", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     summary.add_arguments(commands.add_parser("summary", help="output shapes, parameters and MACs of every layer"))
     convert.add_arguments(commands.add_parser("convert", help="published weights, or a run's, to .safetensors"))
+    compress.add_arguments(commands.add_parser("compress", help="a small file of a trained network, .sqz or .net"))
+    compress.add_decompress_arguments(commands.add_parser("decompress", help="a compressed file to another format"))
     predict.add_arguments(commands.add_parser("predict", help="the most probable classes of image files"))
     evaluate.add_arguments(commands.add_parser("evaluate", help="top-1 and top-5 on a folder of images"))
     export.add_arguments(commands.add_parser("export", help="weights to .onnx, .stablehlo, .tflite or a model hub"))

@@ -28,6 +28,7 @@ from squeezenet_jax.network.architecture import Architecture
 from squeezenet_jax.runs import checkpoint
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.training import augment, objective
+from squeezenet_jax.weights.bundle import flatten
 from squeezenet_jax.weights.formats import metadata
 
 ROOT, OLD = Path(__file__).parents[1], Path(__file__).parent / "old_files"
@@ -66,6 +67,13 @@ def test_an_old_run_is_read(run):
         result = evaluated(found, recorded.data)
         assert result["loss"] == pytest.approx(last["loss"], rel=1e-5)
         assert {**result, "loss": 0} == {key: last[key] for key in ("top1", "top5", "count")} | {"loss": 0}
+
+
+def test_an_old_compressed_file_is_read():
+    found, same = (weights.load(OLD / "2026_11_compressed" / name) for name in ("tiny.sqz", "tiny.safetensors"))
+    assert dataclasses.replace(found, params=same.params).__dict__ == same.__dict__
+    ours, theirs = flatten(found.params), flatten(same.params)
+    assert list(ours) == list(theirs) and all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)
 
 
 def test_old_weights_are_read():

@@ -1,4 +1,4 @@
-"""convert SRC DST: weights of any known format to .safetensors."""
+"""convert SRC DST: weights of any known format to .safetensors, .sqz or .net."""
 
 import argparse
 import dataclasses
@@ -13,17 +13,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "src",
         metavar="SRC",
-        help=".safetensors, .pth, .caffemodel, .net, a run's directory, a model hub's folder; or a name, which is "
+        help=".safetensors, .sqz, .pth, .caffemodel, .net, a run's directory, a model hub's folder; or a name, which is "
         "downloaded once: torchvision:squeezenet1_0, torchvision:squeezenet1_1, hf:OWNER/NAME[@REVISION][/FILE]",
     )
-    parser.add_argument("dst", metavar="DST", help=".safetensors")
+    add_options(parser, "DST")
+
+
+def add_options(parser: argparse.ArgumentParser, dst: str) -> None:
+    """All but the first argument; `dst` is the second's name in the help."""
+    parser.add_argument("dst", metavar=dst, help=".safetensors; or, for quantised weights, .sqz or .net")
     parser.add_argument(
         "--layout",
         choices=("squeezenet_jax", "torchvision"),
         default="squeezenet_jax",
-        help="names and kernel order in DST; the metadata say everything in both (default: %(default)s)",
+        help=f"names and kernel order in a .safetensors {dst}; its metadata say everything in both "
+        "(default: %(default)s)",
     )
-    arguments.add_labels_option(parser, "class names to put into DST, one a line")
+    arguments.add_labels_option(parser, f"class names to put into {dst}, one a line")
     arguments.add_reading_options(parser)
     parser.set_defaults(run=run)
 
@@ -32,12 +38,14 @@ def run(args: argparse.Namespace) -> int:
     from squeezenet_jax import weights
     from squeezenet_jax.weights.bundle import listing
 
+    weights.check_suffix(arguments.path_of(args.dst), args.layout)
     loaded = arguments.load_weights(args.src, args)
     loaded = dataclasses.replace(loaded, labels=arguments.labels_of(args, loaded))
     weights.save(arguments.path_of(args.dst), loaded, args.layout)
     params, macs = count(loaded.trace())
+    layout = f" ({args.layout})" if args.dst.lower().endswith(".safetensors") else ""
     origin = listing(loaded.provenance.get(name, "unknown") for name in ("source", "format"))
-    print(f"{args.src} -> {args.dst} ({args.layout}); origin: {origin}")
+    print(f"{args.src} -> {args.dst}{layout}; origin: {origin}")
     print(f"{params:,} parameters, {loaded.num_classes} classes, {macs:,} MACs at {loaded.preprocessing.crop} px")
     labels = "with class names" if loaded.labels else "without class names (--labels FILE adds them)"
     print(f"preprocessing {loaded.preprocessing.name}, {describe_bypass(loaded.arch)}, {labels}")

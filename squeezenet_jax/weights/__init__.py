@@ -1,4 +1,4 @@
-"""Published weights in, portable files out: `load` any known format, `save` as .safetensors.
+"""Published weights in, portable files out: `load` any known format, `save` as .safetensors, .sqz or .net.
 
 | format                                  | reader                | knows its own architecture and preprocessing       |
 |-----------------------------------------|-----------------------|----------------------------------------------------|
@@ -7,6 +7,7 @@
 | .pth, .pt, .ckpt, .bin of torch.save    | `torch_pickle`        | no: torchvision's, unless the user says caffe      |
 | .caffemodel                             | `caffemodel`          | Caffe's; a simple bypass is told by its layers     |
 | .net (Deep Compression)                 | `deep_compression`    | Caffe's v1.0                                       |
+| .sqz, compressed                        | `compressed`          | yes                                                |
 | a run's directory                       | `run_directory`       | yes                                                |
 | a folder of a model hub                 | the one that fits     | as the weights file in it                          |
 | `torchvision:NAME`, `hf:OWNER/NAME`     | `named` downloads it  | torchvision's; as the weights file                 |
@@ -34,7 +35,14 @@ from squeezenet_jax.weights.bundle import (
     listing,
     preprocessing_named,
 )
-from squeezenet_jax.weights.formats import caffemodel, deep_compression, run_directory, safetensors_file, torch_pickle
+from squeezenet_jax.weights.formats import (
+    caffemodel,
+    compressed,
+    deep_compression,
+    run_directory,
+    safetensors_file,
+    torch_pickle,
+)
 from squeezenet_jax.weights.formats.infer import Wishes
 from squeezenet_jax.weights.formats.metadata import class_names, parse_json
 from squeezenet_jax.weights.formats.safetensors_file import LAYOUTS
@@ -51,8 +59,10 @@ READERS: dict[str, tuple[str, Reader]] = {
     ".pt": ("torch", torch_pickle.read),
     ".net": ("deep compression", deep_compression.read),
     ".caffemodel": ("caffemodel", caffemodel.read),
+    ".sqz": ("compressed", compressed.read),
 }
 SUFFIXES = (*READERS, ".bin", ".ckpt", ".tar")  # of a hub's files; the last three too are torch.save's, by content
+WRITERS: dict[str, Callable[[Weights], bytes]] = {".sqz": compressed.write, ".net": deep_compression.write}
 
 
 def load(
@@ -106,15 +116,35 @@ def locate(path: str | os.PathLike[str]) -> named.Found:
 
 
 def save(path: str | os.PathLike[str], weights: Weights, layout: str = "squeezenet_jax") -> None:
-    """Writes a .safetensors file in a layout of `LAYOUTS`, in one step: a kill leaves the old file or the new."""
+    """Writes a file, in one step: a kill leaves the old file or the new. The suffix says which format:
+
+    - .safetensors: any network, in a layout of `LAYOUTS`;
+    - .sqz, compressed: a network whose layers have few different weights each, as quantised ones do;
+    - .net, the authors' Deep Compression file: v1.0 of Caffe's with at most 255 different weights in a layer; it has no
+      room for class names and origin.
+    """
     path = Path(os.path.expanduser(path))
-    if path.suffix.lower() != ".safetensors":
-        raise UserError(f"{path}: weights are written as .safetensors")
-    content = safetensors_file.write(weights, layout)
+    check_suffix(path, layout)
+    try:
+        if writer := WRITERS.get(path.suffix.lower()):
+            content = writer(weights)
+        else:
+            content = safetensors_file.write(weights, layout)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     try:
         atomic.write(path, content)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def check_suffix(path: Path, layout: str = LAYOUTS[0]) -> None:
+    """Raises `UserError` where `save` would refuse the path or the layout whatever the weights are."""
+    allowed = (".safetensors", *WRITERS)
+    if path.suffix.lower() not in allowed:
+        raise UserError(f"{path}: weights are written as {', '.join(allowed)}")
+    if path.suffix.lower() in WRITERS and layout != LAYOUTS[0]:
+        raise UserError(f"{path}: layout {layout} is one of .safetensors only")
 
 
 def read_labels(path: str | os.PathLike[str], field: str = "labels") -> tuple[str, ...]:
@@ -176,6 +206,8 @@ def _reader(content: bytes, suffix: str) -> tuple[str, Reader]:
         return READERS[".safetensors"]
     if torch_pickle.looks_like(content):
         return READERS[".pth"]
+    if compressed.looks_like(content):
+        return READERS[".sqz"]
     raise UserError(f"is of no known format: neither {', '.join(READERS)} nor a run's directory")
 
 

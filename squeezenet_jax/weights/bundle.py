@@ -76,6 +76,8 @@ class Weights:
     `params`: nested, float32, named as `model.init` names them: conv1, fire2, {squeeze1x1, ...}, {kernel, bias}; all of
     the model's collections, which `variables` keeps apart.
     `labels`: the class names, or empty where they are not known. `provenance`: where it comes from, for people.
+    `codebooks`: by layer, of a quantised network whose file had its values in an order of its own: these float32 values
+    without the 0, all different. They only serve to write that file again, byte by byte.
     """
 
     arch: Architecture
@@ -85,6 +87,7 @@ class Weights:
     preprocessing: Preprocessing
     labels: tuple[str, ...] = ()
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    codebooks: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         tensors = flatten(self.params)
@@ -110,6 +113,20 @@ class Weights:
     def variables(self) -> dict[str, Any]:
         """What the model is applied to: {"params": ...}."""
         return collections(self.trace(), self.params)
+
+    def folded(self) -> "Weights":
+        """The same function as convolutions and biases alone, for formats that know nothing else.
+
+        Batch normalisation becomes part of them. Raises `UserError` for group normalisation, which cannot.
+        """
+        if self.arch.norm == "none":
+            return self
+        flat, folded = flatten(self.params), {}
+        for layer in self.trace():
+            if layer.kind == "conv":
+                folded[f"{layer.name}/kernel"], folded[f"{layer.name}/bias"] = layer.kernel_and_bias(flat)
+        arch = dataclasses.replace(self.arch, norm="none")
+        return dataclasses.replace(self, arch=arch, params=unflatten(folded))
 
     def trace(self) -> list[Layer]:
         """The table's layers for an image of this preprocessing."""

@@ -130,7 +130,7 @@ def test_what_protobuf_allows_is_read(write):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_deep_compression_of_any_table(version):
     first = sparse(tiny_weights(version))
-    tensors = net.decode(deep_compression(first.params), first.arch, channels=3, num_classes=CLASSES)
+    tensors, _ = net.decode(deep_compression(first.params), first.arch, channels=3, num_classes=CLASSES)
     assert_same_params(unflatten(tensors), first.params)
 
 
@@ -176,7 +176,7 @@ def test_the_last_weight_of_a_kernel_can_be_stored_and_none_behind_it():
     assert flat["conv10/kernel"].size == 96
     flat["conv10/kernel"].transpose(3, 2, 0, 1).flat[[80, 95]] = 1
     content = bytearray(deep_compression(unflatten(flat)))
-    tensors = net.decode(bytes(content), first.arch, channels=3, num_classes=CLASSES)
+    tensors, _ = net.decode(bytes(content), first.arch, channels=3, num_classes=CLASSES)
     assert_same_params(unflatten(tensors), unflatten(flat))
     assert content[-1] == 14  # the gap between the two
     content[-1] = 15

@@ -11,6 +11,7 @@ import pickletools
 import resource
 import struct
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -37,8 +38,10 @@ from squeezenet_jax.network import architecture
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import bundle
 from squeezenet_jax.weights.formats import caffemodel as caffemodel_reader
+from squeezenet_jax.weights.formats import compressed as sqz
 from squeezenet_jax.weights.formats import deep_compression as net
 from squeezenet_jax.weights.formats import infer, metadata, pickle_values, safetensors_file, torch_pickle
+from squeezenet_jax.weights.quantized import from_weights
 
 EXAMPLES, MANY = 25, 500
 MAX_SECONDS, MAX_GROWTH_MIB = 5.0, 300
@@ -72,6 +75,7 @@ SEEDS = {
     "legacy": (torch_legacy(STATE), reader(torch_pickle)),
     "checkpoint": (checkpoint(CHECKPOINT, legacy=True), reader(torch_pickle)),
     "net": (deep_compression(SPARSE.params), read_net),
+    "sqz": (sqz.write(SPARSE), reader(sqz)),
 }
 # Lengths and counts that files have lied with.
 LIES = [0, 1, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 40, (1 << 63) - 1, (1 << 64) - 1]
@@ -198,6 +202,29 @@ def headers():
     return damaged(OWN[8 : 8 + length]).map(lambda header: safetensors_with_header(header) + OWN[8 + length :])
 
 
+def with_checksum(content):
+    """Past the check that would refuse nearly every damage of a compressed file."""
+    return content[:-4] + struct.pack("<I", zlib.crc32(content[:-4]))
+
+
+def sqz_with_description(text):
+    """A description of the fuzzer's in a compressed file that is right otherwise."""
+    content, _ = SEEDS["sqz"]
+    deflated, _, streamed = struct.unpack_from("<3I", content, 12)
+    lines = zlib.decompress(content[sqz.HEADER.size : sqz.HEADER.size + deflated]).partition(b"\n\n")[0]
+    whole = lines + b"\n\n" + text.encode()
+    data = zlib.compress(whole)
+    head = sqz.HEADER.pack(sqz.MAGIC, sqz.VERSION, len(data), len(whole), streamed)
+    return with_checksum(head + data + content[sqz.HEADER.size + deflated :])
+
+
+def sqz_with_stream(stream):
+    content, _ = SEEDS["sqz"]
+    deflated, inflated, _ = struct.unpack_from("<3I", content, 12)
+    head = sqz.HEADER.pack(sqz.MAGIC, sqz.VERSION, deflated, inflated, len(stream))
+    return with_checksum(head + content[sqz.HEADER.size : sqz.HEADER.size + deflated] + stream + bytes(4))
+
+
 def zipped(content):
     return torch_zip(STATE, content=content)
 
@@ -211,6 +238,9 @@ TARGETS = {
     },
     "safetensors headers": (headers(), reader(safetensors_file)),
     "descriptions": (descriptions().map(with_description), reader(safetensors_file)),
+    "sqz with its checksum right": (damaged(SEEDS["sqz"][0]).map(with_checksum), reader(sqz)),
+    "sqz streams": (damaged(sqz.encode(from_weights(SPARSE, 255))).map(sqz_with_stream), reader(sqz)),
+    "sqz descriptions": (descriptions().map(sqz_with_description), reader(sqz)),
     "pickles in zip": (damaged(dict_pickle(STATE)).map(zipped), reader(torch_pickle)),
     "pickle programs": (pickles, read_pickle),
     "pickled values": (json_values.map(pickle.dumps), read_pickle),

@@ -33,7 +33,9 @@ class Description:
     labels: tuple[str, ...] = ()
     provenance: dict[str, str] = dataclasses.field(default_factory=dict)
 
-    def with_params(self, params: Mapping[str, np.ndarray]) -> Weights:
+    def with_params(
+        self, params: Mapping[str, np.ndarray], codebooks: Mapping[str, np.ndarray] | None = None
+    ) -> Weights:
         return Weights(
             self.architecture,
             params,
@@ -42,6 +44,7 @@ class Description:
             self.preprocessing,
             self.labels,
             self.provenance,
+            codebooks or {},
         )
 
 

@@ -55,9 +55,6 @@ def read(content: bytes, wishes: Wishes, provenance: Mapping[str, str]) -> Weigh
             raise UserError(f"{listing([name])}: type {x.kind} is not allowed; it must be one of {allowed}")
     tensors = {name: x.decode() for name, x in stored.items()}
     description = metadata.parse(text)
-    if torchvision_layout.FIRST_KEY in tensors and description.architecture.norm == "batch":  # was folded
-        arch = dataclasses.replace(description.architecture, norm="none")
-        description = dataclasses.replace(description, architecture=arch)
     expected = parameter_shapes(
         description.architecture, channels=description.channels, num_classes=description.num_classes
     )
@@ -72,6 +69,7 @@ def read(content: bytes, wishes: Wishes, provenance: Mapping[str, str]) -> Weigh
 def write(weights: Weights, layout: str) -> bytes:
     """The file's content. `torchvision` raises `UserError` for a network that torchvision's names cannot express."""
     if check_choice("layout", layout, LAYOUTS) == "torchvision":
+        weights = weights.folded()
         tensors = torchvision_layout.state_dict(weights)
     else:
         tensors = {name: np.ascontiguousarray(x) for name, x in flatten(weights.params).items()}

@@ -89,12 +89,11 @@ def state_dict(weights: Weights) -> dict[str, np.ndarray]:
         raise UserError("torchvision has no SqueezeNet with this stem and these pools; use --layout squeezenet_jax")
     if not arch.conv10_relu or not arch.squeeze_activation or arch.activation != "relu":
         raise UserError("torchvision's SqueezeNet has a ReLU behind every convolution; use --layout squeezenet_jax")
-    flat, tensors = flatten(weights.params), {}
-    for layer in weights.trace():
-        if layer.kind == "conv":
-            kernel, tensors[f"{layer.name}/bias"] = layer.kernel_and_bias(flat)
-            tensors[f"{layer.name}/kernel"] = kernel.transpose(3, 2, 0, 1)
-    return {key: np.ascontiguousarray(tensors[ours]) for ours, key in key_table(arch).items()}
+    flat = flatten(weights.params)
+    return {
+        key: np.ascontiguousarray(flat[ours].transpose(3, 2, 0, 1) if flat[ours].ndim == 4 else flat[ours])
+        for ours, key in key_table(arch).items()
+    }
 
 
 def _hwio(shape_oihw: Shape) -> Shape:
