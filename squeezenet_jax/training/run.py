@@ -21,6 +21,7 @@ from squeezenet_jax.settings import Settings
 from squeezenet_jax.system import devices, processes
 from squeezenet_jax.system.watchdog import Watchdog
 from squeezenet_jax.training import objective
+from squeezenet_jax.training.compression import Constraint
 from squeezenet_jax.training.monitor import Monitor, Reporter
 from squeezenet_jax.training.steps import Steps, TrainState
 
@@ -47,6 +48,7 @@ class Run:
     checkpoints: Checkpoints
     monitor: Monitor
     watchdog: Watchdog
+    constraint: Constraint | None
     should_stop: Callable[[], bool]
 
     def __post_init__(self) -> None:
@@ -65,11 +67,19 @@ class Run:
     def take_step(self, batch: Batch) -> None:
         """Dispatches one step; does not wait for it."""
         self.watchdog.phase(f"step {self.step + 1}")
+        if self.constraint and self.constraint.changes(self.step):
+            self._change_codes(self.constraint)
         self.state, tally = self.steps.train(self.state, devices.put_batch(batch, self.mesh), self.key)
         self.step += 1
         self._pace.add(tally)
         self.monitor.add(self.step, tally)
         self._check_finite()
+
+    def _change_codes(self, constraint: Constraint) -> None:
+        params, codes = constraint.change(self.step, *jax.device_get((self.state.params, self.state.codes)))
+        with jax.transfer_guard("allow"):
+            changed = devices.replicate({"params": params, "codes": codes}, self.mesh)
+        self.state = dataclasses.replace(self.state, **changed)
 
     def asked_to_stop(self) -> bool:
         return processes.should_stop(self.should_stop())

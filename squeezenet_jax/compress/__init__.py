@@ -1,0 +1,1 @@
+"""Small files out of trained networks."""
