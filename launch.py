@@ -4,10 +4,17 @@ Plans the sweep that the experiment declares, trains every run that is not finis
 the same command again resumes. README.md has one command per question; `--list` shows the plan.
 """
 
+import sys
+
+from squeezenet_jax.system import malloc, terminal
+
+if __name__ == "__main__":  # before the imports below, which take a second
+    malloc.restart_with_tuned_malloc()
+    terminal.leave_on_ctrl_c()
+
 import dataclasses
 import shlex
 import signal
-import sys
 import tempfile
 import traceback
 from collections.abc import Collection, Mapping, Sequence
@@ -26,7 +33,7 @@ from squeezenet_jax.experiment import plan as planning
 from squeezenet_jax.experiment import slurm, sweep
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.runs.directory import read_json
-from squeezenet_jax.system import malloc, processes, terminal
+from squeezenet_jax.system import processes
 from squeezenet_jax.system.errors import UserError, check_choice, unknown
 
 try:  # it reads --flagfile, and the file there, as soon as it is defined
@@ -235,7 +242,6 @@ def run_main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    malloc.restart_with_tuned_malloc()
     terminal.prepare_output()
     code = run_main(sys.argv)
     if code and processes.several():

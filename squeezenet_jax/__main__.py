@@ -5,8 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from squeezenet_jax.commands import benchmark, convert, evaluate, export, predict, prepare, summary
-from squeezenet_jax.system import malloc, processes, terminal
+from squeezenet_jax.system import malloc, terminal
 from squeezenet_jax.system.errors import UserError
 
 
@@ -18,6 +17,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str]) -> int:
+    # Only now, when `run` has seen to Ctrl-C.
+    from squeezenet_jax.commands import benchmark, convert, evaluate, export, predict, prepare, summary
+
     parser = Parser(prog="python -m squeezenet_jax", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     summary.add_arguments(commands.add_parser("summary", help="output shapes, parameters and MACs of every layer"))
@@ -38,9 +40,12 @@ def main(argv: Sequence[str]) -> int:
 def run() -> NoReturn:
     """The program: `python -m squeezenet_jax` and, where the package is installed, `squeezenet-jax`."""
     malloc.restart_with_tuned_malloc()
+    terminal.leave_on_ctrl_c()
     terminal.prepare_output()
     code = main(sys.argv[1:])
     if code == terminal.INTERRUPTED:
+        from squeezenet_jax.system import processes
+
         processes.leave(code)  # threads of jax that were interrupted in the middle may crash an ordinary exit
     sys.exit(code)
 

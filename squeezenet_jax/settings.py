@@ -60,7 +60,7 @@ class ModelSettings:
     pct3x3: float = setting(0.5, "share of the expand filters that are 3x3", above=0, below=1)
     dropout: float = setting(0.5, "share of the last fire's outputs that training sets to 0", low=0, below=1)
     kernel_init: str = setting("glorot_uniform", "the card's; lecun: Caffe's; he: torchvision's", choices=KERNEL_INITS)
-    lsuv_std: float = setting(1.0, "standard deviation that lsuv gives to the output of every layer", above=0)
+    lsuv_std: float = setting(1.0, "standard deviation that lsuv gives to outputs without a norm", above=0)
     conv10_init: str = setting("same", "as the rest; normal_0.01: Caffe's, torchvision's", choices=CONV10_INITS)
     init_from: str = setting("", "weights to start from: a file or name that `convert` reads, or a run; empty: none")
     start: str = setting("init_from", "from those weights, if any, or from scratch", choices=("init_from", "scratch"))
@@ -264,18 +264,30 @@ ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     **{f"compress.{name}": ("compress.prune", PRUNINGS[1:]) for name in ("prune_from", "prune_until", "dense_from")},
     **{f"compress.{name}": ("compress.share", SHARINGS[1:]) for name in ("bits", "share_from")},
 }
+# What the layers' table follows from: filters are rounded, so that two widths may be one network.
+OF_TABLE = {f"model.{name}" for name in ("version", "stem", "geometry", "width", "bypass")}
+OF_TABLE |= {f"model.{field.name}" for field in dataclasses.fields(Metaparameters)}
+OF_FILES = {"data.dir", "data.decoder", "data.exif_orientation"}  # of which digits has none
 
 
 def effective(settings: Settings) -> dict[str, Any]:
     """The settings by dotted name, without those that have no effect beside the others: equal ones do the same."""
     flat = nested.flatten(dataclasses.asdict(settings), ".")
-    idle = {name for name, (other, values) in ONLY_WITH.items() if flat[other] not in values}
-    return {name: value for name, value in flat.items() if name not in idle}
+    idle = {name for name, (other, values) in ONLY_WITH.items() if flat[other] not in values} | OF_TABLE
+    if settings.data.name == "digits":
+        idle |= OF_FILES
+    if not settings.optimizer.weight_decay:
+        idle.add("optimizer.decay_bias")
+    table = dataclasses.replace(settings.model.architecture(), bypass_relu=False)  # that has a line of its own
+    return {name: value for name, value in flat.items() if name not in idle} | {"table": table}
 
 
 def from_config(config: Mapping[str, Any]) -> Settings:
     """Converts nested plain mappings; a missing field has its default, whatever is wrong raises `UserError`."""
-    return fields.convert(Settings, config, "config")
+    try:
+        return fields.convert(Settings, config, "config")
+    except OverflowError:  # each number may be within its bounds, and their product not
+        raise UserError("config: its numbers make layers beyond all bounds; see model.width and model.base_e") from None
 
 
 def page() -> str:

@@ -100,6 +100,8 @@ def test_imagenet_has_the_solver_that_it_names():
         ({"model__bypass": "residual"}, "model.bypass: .*allowed: none, simple, complex"),
         ({"model__dropout": 1.0}, "model.dropout: 1.0 is not allowed; it must be at least 0 and below 1"),
         ({"model__width": 1e308}, "model.width: 1e.308 is not allowed; it must be finite and below 1e.300"),
+        ({"model__base_e": 10**400}, "config: its numbers make layers beyond all bounds"),
+        ({"model__width": 1e299, "model__squeeze_ratio": 1e200}, "config: its numbers make layers beyond all bounds"),
         ({"data__image_size": 6}, "data.image_size: 6 is too small .* at least 7"),
         ({"data__image_size": 16.5}, "data.image_size: 16.5 is not allowed; it must be of type int"),
         ({"data__flip": 1}, "data.flip: 1 is not allowed; it must be of type bool"),

@@ -34,9 +34,11 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "hub":
         return _run_hub(args)
     from squeezenet_jax import export
+    from squeezenet_jax.system import devices
 
-    # A wrong suffix or a missing package is told before anything is read.
+    # A wrong suffix, a missing package or device is told before anything is read.
     export.load_format(export.check_out(args.out, args.opset))
+    devices.available()
     loaded = arguments.load_weights(args.weights, args)
     loaded = dataclasses.replace(loaded, labels=arguments.labels_of(args, loaded))
     network = export.from_weights(loaded, args.image_size)

@@ -6,6 +6,7 @@ import io
 import lzma
 import os
 import tarfile
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ Extent = tuple[int, int] | Literal["folder", "other"]
 
 MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"]\x00\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
 COPY_BYTES = 1 << 20
-JOINERS = "\u200c\u200d"  # zero-width non-joiner and joiner
+TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # change the order of the letters of a line
 
 
 def compression(path: Path) -> str | None:
@@ -85,14 +86,18 @@ def members(path: Path, within: tuple[int, int] | None = None) -> Iterator[tuple
 def printable(text: str) -> str:
     """A name from anywhere, safe to print in one line: no control characters, no broken encoding.
 
-    Bytes that are no UTF-8, which Python keeps as surrogates, become \\xff. Joiners, which no font prints by themselves
-    but which many scripts need, stay.
+    Bytes that are no UTF-8, which Python keeps as surrogates, become \\xff. Wide and unbreakable spaces stay, and so do
+    joiners and the like, which many scripts need; Python calls all of them unprintable.
     """
     try:
         text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # other surrogates
         text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if _is_shown(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _is_shown(c: str) -> bool:
+    return c.isprintable() or (unicodedata.category(c) in ("Zs", "Cf") and c not in TURNING)
 
 
 class _Part(io.RawIOBase):

@@ -119,15 +119,21 @@ def check(data: DataSettings) -> None:
     )
     first, behind = max(train.start, held_out.start), min(train.stop, held_out.stop)
     if train.name == held_out.name and first < behind and not data.allow_overlap:
+        count = f"{behind - first:,} image{'s' if behind - first > 1 else ''}"
         raise UserError(
-            f"data.eval_split: {data.eval_split} shares {behind - first:,} images with data.train_split, which is "
+            f"data.eval_split: {data.eval_split} shares {count} with data.train_split, which is "
             f"{data.train_split}; accuracy on them says nothing (data.allow_overlap=True evaluates them all the same)"
         )
 
 
 def parse_split(field: str, text: str, dataset: str, found: DatasetInfo) -> Split:
-    """Reads a part as TFDS writes it: `train`, `train[:80%]`, `train[100:200]`; percentages round to nearest."""
-    match = re.fullmatch(r"(\w+)(?:\[(\d+%?)?:(\d+%?)?\])?", text)
+    """Reads a part as TFDS writes it: `train`, `train[:80%]`, `train[-100:]`; percentages round to nearest."""
+    match = re.fullmatch(r"(\w+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", text)
+    if not match and text.partition("[")[0].partition("+")[0].strip() in found.splits:
+        raise UserError(
+            f"{field}: {text} is not possible; allowed: {', '.join(found.splits)}, or one part of one of them, in "
+            "whole numbers: train[:80%], train[80%:], train[100:200], train[-100:]"
+        )
     name = match[1] if match else text
     if name not in found.splits:  # val, which is a folder's name, for validation
         name = layouts.SPLITS.get(name, name)
@@ -145,7 +151,8 @@ def parse_split(field: str, text: str, dataset: str, found: DatasetInfo) -> Spli
     def position(bound: str | None, default: int) -> int:
         if bound is None:
             return default
-        return round(int(bound[:-1]) * size / 100) if bound.endswith("%") else int(bound)
+        place = round(int(bound[:-1]) * size / 100) if bound.endswith("%") else int(bound)
+        return size + place if bound.startswith("-") else place  # counted from the end
 
     split = Split(name, position(match[2], 0), position(match[3], size))
     if not 0 <= split.start < split.stop <= size:

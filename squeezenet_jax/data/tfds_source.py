@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf import json_format
 
@@ -22,6 +23,11 @@ from squeezenet_jax.data import catalog, tfds_builders
 from squeezenet_jax.system.errors import UserError
 
 LABELS_BYTES, LABELS_AT_A_TIME = 2 << 30, 256  # no more than the first epoch reads soon; records
+
+
+def labels_file(directory: Path, split: str) -> Path:
+    """Where `prepare` keeps the labels of a split in the order of its records, int32, beside what TFDS knows of."""
+    return directory / f"labels.{split}.npy"
 
 
 def prepared(name: str, data_dir: str) -> Path:
@@ -70,7 +76,11 @@ class TfdsRecords:
 
     @functools.cached_property
     def labels(self) -> list[int] | None:
-        """Labels of all examples; None for more than `LABELS_BYTES`, since a record is read whole."""
+        """Labels of all examples; None where only the records have them, and those are more than `LABELS_BYTES`."""
+        with contextlib.suppress(OSError, ValueError):  # made by TFDS or an earlier version, or damaged
+            stored = np.load(labels_file(self._directory, self._split), allow_pickle=False)[self._start : self._stop]
+            if stored.shape == (len(self),) and stored.dtype == np.int32:
+                return [int(label) for label in stored]
         found: list[int] = []
         for start in range(0, len(self), LABELS_AT_A_TIME):
             part = self.fetch(range(start, min(start + LABELS_AT_A_TIME, len(self))))

@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import traceback
 import urllib.parse
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,7 @@ class Plan:
     baseline: str  # the setting that the others are compared with
     config: Mapping[str, Any]  # flat, without what is swept or follows from it
     runs: tuple[PlannedRun, ...]
+    others: tuple[PlannedRun, ...] = ()  # of the same sweep, where `runs` is a part of it
 
     def only(self, selection: str) -> "Plan":
         """The part whose swept values are in `selection`, such as "bypass=simple,seed=1,seed=2"."""
@@ -67,7 +69,8 @@ class Plan:
         ]
         if not kept:
             raise UserError(f"--only: no run has {selection}")
-        return dataclasses.replace(self, runs=tuple(kept))
+        others = tuple(run for run in self.runs if run not in kept)
+        return dataclasses.replace(self, runs=tuple(kept), others=self.others + others)
 
 
 def load_experiment(path: str, root: Path = Path()) -> ModuleType:
@@ -116,7 +119,9 @@ def get_config(experiment: ModuleType, path: str, preset: str) -> tuple[str, dic
     try:
         config = experiment.get_config(preset) if parameters else experiment.get_config()
         return preset, flatten(config.to_dict())
-    except (AttributeError, KeyError, TypeError) as error:
+    except Exception as error:  # it may be anybody's code
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"--config: get_config of {path} fails ({_reason(error)})") from error
 
 
@@ -159,7 +164,8 @@ def plan(
         setting = _name(overrides, names, without=(SEED,))
         runs.append(PlannedRun(_name(overrides, names), setting, overrides, run_settings))
     _check_names(experiment.__name__, [run.name for run in runs])
-    _check_differences(runs)
+    if recorded is None:
+        _check_differences(runs)
     baseline = _name(_plain(dict(experiment.BASELINE)), names)
     check_choice(f"BASELINE of {experiment.__name__}", baseline, list(dict.fromkeys(run.setting for run in runs)))
     first = flat_configs[0]
@@ -173,7 +179,11 @@ def _sweep(experiment: ModuleType) -> list[dict[str, Any]]:
     try:
         rows = [_plain(dict(row)) for row in experiment.sweep()]
     except (TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{where}: gives no mappings of settings ({_reason(error)})") from error
+    except Exception as error:
+        raise UserError(f"{where}: fails ({_reason(error)})") from error
     if not rows:
         raise UserError(f"{where}: gives no runs; for a single one it yields an empty mapping, {{}}")
     for row in rows:
@@ -267,7 +277,11 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    """What went wrong in an experiment's file and where, in one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<")]
+    where = f"; {Path(places[-1].filename).name}, line {places[-1].lineno}" if places else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:

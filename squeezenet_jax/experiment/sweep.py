@@ -45,7 +45,7 @@ def run(plan: Plan, workdir: Path, progress: Progress, should_stop: Callable[[],
         from squeezenet_jax.system import devices
         from squeezenet_jax.training import train  # jax, only now
 
-        devices.use_float32()
+        devices.use_the_usual_numbers()
         devices.keep_compiled_programs()
         for planned in plan.runs:
             if planned.name in unfinished:
@@ -87,7 +87,7 @@ def _run_one(
             "preset": plan.preset,
             "overrides": dict(planned.overrides),
             "settings": dataclasses.asdict(planned.settings),
-            "inputs": _inputs(planned.settings.data, planned.settings.model),
+            "inputs": _inputs(planned.settings.data, planned.settings.model.weights),
             "init_from": train.origin(planned.settings),
             "dataset": dataclasses.asdict(catalog.info(planned.settings.data.name, planned.settings.data.dir)),
             "labels": labels.distributions(planned.settings.data),
@@ -143,11 +143,12 @@ def claim(plan: Plan, workdir: Path) -> None:
 def check_inputs(plan: Plan, workdir: Path) -> None:
     """Raises `UserError` where a run in `workdir` was begun with other images or weights than there are now.
 
-    What is not there now cannot be compared: a workdir may have come from another machine.
+    Of the whole sweep: those that are not to be run now will be compared with those that are. What is not there now
+    cannot be compared: a workdir may have come from another machine.
     """
-    for planned in plan.runs:
+    for planned in (*plan.runs, *plan.others):
         before = RunDirectory(workdir / planned.name).read_description().get("inputs")
-        now = _inputs(planned.settings.data, planned.settings.model) if before else None
+        now = _inputs(planned.settings.data, planned.settings.model.weights) if before else None
         if before and now:
             here, there = flatten(now), flatten(before)
             for key in here | there:
@@ -159,14 +160,14 @@ def check_inputs(plan: Plan, workdir: Path) -> None:
 
 
 @functools.lru_cache(maxsize=64)  # a sweep's runs share theirs
-def _inputs(data: settings.DataSettings, model: settings.ModelSettings) -> dict[str, Any] | None:
-    """What the inputs of a run hold; None where they are not there."""
+def _inputs(data: settings.DataSettings, weights: str) -> dict[str, Any] | None:
+    """What the images and the weights file of a run hold; None where they are not there."""
     try:
         found: dict[str, Any] = {"data": fingerprint.fingerprint(data)}
-        if model.weights:
+        if weights:
             from squeezenet_jax.weights import transfer  # jax
 
-            found["weights"] = transfer.digest(model)
+            found["weights"] = transfer.digest(settings.ModelSettings(init_from=weights))
     except UserError:
         return None
     return found

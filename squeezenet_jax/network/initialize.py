@@ -2,7 +2,8 @@
 
 Why it matters: without normalisation layers the initialiser decides whether a variant trains at all, and a bypass
 makes the signal grow where a plain network loses it. LSUV gives every variant the same scale in every layer, so that
-an ablation compares bypasses and not initialisers.
+an ablation compares bypasses and not initialisers. A layer with a norm needs none of it: its output has a scale of its
+own, and what a smaller kernel changes is that a step of the same length turns it further.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +19,8 @@ Params = dict[str, Any]
 
 def output_stds(model: nn.Module, variables: Params, image_BHWC: jax.Array) -> dict[str, jax.Array]:
     """Standard deviation of W * x + b, or W * x where a pool comes before b, by convolution, on normalised images."""
-    _, captured = model.apply(variables, image_BHWC, mutable="intermediates")
+    everything = jnp.ones(len(image_BHWC))  # batch normalisation is by this batch, as in training
+    _, captured = model.apply(variables, image_BHWC, mask_B=everything, mutable=["intermediates", "batch_stats"])
     outputs = flax.traverse_util.flatten_dict(captured["intermediates"])
     return {"/".join(path[:-1]): jnp.std(output.astype(jnp.float32)) for path, (output,) in outputs.items()}
 

@@ -15,6 +15,7 @@ from squeezenet_jax.system import processes
 from squeezenet_jax.system.errors import UserError
 
 IN_FLIGHT = 8
+ASKING = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_NUM_CPU_DEVICES")  # for devices; the first one counts most
 
 
 def keep_compiled_programs() -> None:
@@ -27,20 +28,27 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def use_float32() -> None:
-    """Whatever JAX_ENABLE_X64 says: training in float64 would be another result, and checkpoints of another type."""
+def use_the_usual_numbers() -> None:
+    """Whatever variables such as JAX_ENABLE_X64 and JAX_DEFAULT_PRNG_IMPL say.
+
+    In float64, or with other random numbers, training would be another result under the same settings, and in float64
+    its checkpoints would be of another type.
+    """
     jax.config.update("jax_enable_x64", False)
+    jax.config.update("jax_default_prng_impl", "threefry2x32")
+    jax.config.update("jax_threefry_partitionable", True)
 
 
 def available() -> list[jax.Device]:
-    """All devices, in every process. Raises `UserError` where those that JAX_PLATFORMS asks for are not there."""
+    """All devices, in every process. Raises `UserError` where those that variables ask for are not there."""
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:  # the second, without a word, where a plugin is not installed
-        asked, reason = os.environ.get("JAX_PLATFORMS", ""), " ".join(str(error).split())[:200]
+        variable = next((name for name in ASKING if os.environ.get(name)), ASKING[0])
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"JAX_PLATFORMS: {asked!r} cannot be had here{reason and f' ({reason})'}; unset it to use the devices that "
-            'there are, or install jax for it: pip install -U "jax[cuda13]" or "jax[tpu]"'
+            f"{variable}: {os.environ.get(variable, '')!r} cannot be had here{reason and f' ({reason})'}; unset it to "
+            'use the devices that there are, or install jax for it: pip install -U "jax[cuda13]" or "jax[tpu]"'
         ) from None
 
 

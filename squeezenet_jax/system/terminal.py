@@ -2,7 +2,9 @@
 
 import codecs
 import os
+import re
 import select
+import signal
 import sys
 from collections.abc import Callable
 from typing import IO, Any
@@ -11,6 +13,8 @@ from squeezenet_jax.system.errors import UserError
 
 WRONG_INPUT, INTERRUPTED = 2, 130  # exit codes; the second as a shell has it for Ctrl-C
 PIPE_COLUMNS = 200  # a file or another program has no width, and nothing should be cut for it
+# What jax says, as it is imported, of a JAX_... variable whose value it does not know.
+JAX_VARIABLE = re.compile(r"for JAX flag jax_|for environment '?JAX_")
 # What reports print, for encodings that do not have it.
 PLAIN = {"±": "+/-", "−": "-", "–": "-", "Δ": "delta", "†": "*", "‡": "**", "×": "x", "→": "->", "…": "..."}
 
@@ -81,8 +85,24 @@ def discard(stream: IO[str]) -> None:
     os.close(nowhere)
 
 
+def leave_on_ctrl_c() -> None:
+    """Ctrl-C ends the program at once, in one line, until `exit_code` takes it over.
+
+    For while modules are imported: there is nothing to clean up yet, and some of them would show a traceback.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not where a shell has it ignored
+        signal.signal(signal.SIGINT, _leave)
+
+
+def _leave(number: int, frame: object) -> None:
+    os.write(2, b"interrupted\n")
+    os._exit(INTERRUPTED)
+
+
 def exit_code(main: Callable[[], int]) -> int:
     """What `main` returns; one line on stderr and a code for whatever a person did or can mend."""
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = main()
         sys.stdout.flush()
@@ -96,6 +116,10 @@ def exit_code(main: Callable[[], int]) -> int:
         return _refused(str(error))
     except OSError as error:
         return _refused(f"{error.filename or 'input or output'}: {error.strerror or error}")
+    except ValueError as error:
+        if not JAX_VARIABLE.search(str(error)):
+            raise
+        return _refused(f"environment: {' '.join(str(error).split())}")
     return code
 
 

@@ -166,11 +166,11 @@ class Steps(NamedTuple):
 def init_state(settings: Settings, steps: Steps, first_image: Any, key: jax.Array, mesh: Mesh) -> TrainState:
     """The state before step 0: drawn, or read from `model.init_from` where its layers fit, conv10 excepted.
 
-    With LSUV, what was drawn is scaled on `first_image`, images of the first batch: uint8, not augmented, and the same
-    on every device, so that the scale does not depend on their number.
+    With LSUV, what was drawn for layers without a norm is scaled on `first_image`, images of the first batch: uint8,
+    not augmented, and the same on every device, so that the scale does not depend on their number.
     """
     variables, layers = steps.init(key), settings.trace()
-    drawn = [layer.name for layer in layers if layer.params]
+    drawn = [layer.name for layer in layers if layer.params and layer.norm == "none"]
     if settings.model.weights:
         given = transfer.initial_params(settings.model, settings.data)
         for name, collection in collections(layers, given).items():

@@ -126,13 +126,15 @@ def read_labels(path: str | os.PathLike[str], field: str = "labels") -> tuple[st
         content = path.read_bytes()
         text = content.decode(_encoding(content))
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "its text is neither UTF-8 nor UTF-16"
+        reason = error.strerror if isinstance(error, OSError) else "its text is not in UTF-8, UTF-16 or UTF-32"
         raise UserError(f"{field}: {path} cannot be read ({reason})") from None
     return tuple(line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip())
 
 
 def _encoding(content: bytes) -> str:
-    """UTF-8 or UTF-16, with or without a byte-order mark."""
+    """UTF-8 or UTF-16, with or without a byte-order mark, or UTF-32 with one."""
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # its first half is that of UTF-16
+        return "utf-32"
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     for name, high in (("utf-16-le", content[1::2]), ("utf-16-be", content[::2])):

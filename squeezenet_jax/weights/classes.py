@@ -6,7 +6,8 @@ The one rule, for `evaluate`, `model.init_from` and, as far as it concerns a lis
 |--------------------------------------------------|-------------------------------------------------------------|
 | the data's and the network's are the same        | by name, in whatever order                                  |
 | the data's are the numbers 0 to K-1              | by number (as numbers: 2 comes before 10)                   |
-| the network has none, as published files do      | by position, the data's names sorted; a note says so        |
+| the network has none, as published files do      | by position, the data's names sorted; a note says so.       |
+|                                                  | `UserError` where they sort in two ways: x10, x2 or x2, x10 |
 | ImageNet's wnids, and its names in a label file  | by position: ImageNet's classes are in the order of wnids   |
 | otherwise                                        | `UserError`, unless by position is asked for                |
 """
@@ -52,6 +53,12 @@ def match(network: Sequence[str], num_classes: int, data: Sequence[str], *, by_p
             return Matched(numbers, "number")
     if len(data) == num_classes:
         if not network:
+            if between := _sorted_in_two_ways(here):
+                raise UserError(
+                    f"has classes that sort in two ways, as text or by number ({archives.printable(between[0])} before "
+                    f"{archives.printable(between[1])} or behind it), and the weights have no class names; "
+                    "--classes-by-position takes them as text"
+                )
             return Matched(in_order, "position", "the weights have no class names: classes go by position")
         if _are_wnids(here) and _are_imagenets(there):
             return Matched(in_order, "position", "wnids stand for ImageNet's class names in their order")
@@ -77,6 +84,14 @@ def check_labels(network: Sequence[str], labels: Sequence[str]) -> None:
 def _key(name: str) -> str:
     """Accents are written as one character by some systems and as two by others."""
     return unicodedata.normalize("NFC", name).strip()
+
+
+def _sorted_in_two_ways(names: Sequence[str]) -> Sequence[str]:
+    """The first two neighbours of sorted names that change places where numbers in them count as numbers, if any."""
+    if list(names) != sorted(names):  # a dataset's own order
+        return ()
+    keys = [[int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)] for name in names]
+    return next((names[i : i + 2] for i in range(len(names) - 1) if keys[i] > keys[i + 1]), ())
 
 
 def _count(data: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from squeezenet_jax.network import lowering
 from squeezenet_jax.network.model import SqueezeNet
+from squeezenet_jax.system import devices
 from squeezenet_jax.weights import Weights
 
 Forward = Callable[[np.ndarray], np.ndarray]
@@ -21,8 +22,9 @@ def compile_forward(weights: Weights, batch_size: int, num_images: float = math.
     """The network as a function float32 [B, H, W, C] -> float32 [B, K] for up to `batch_size` images.
 
     One program: smaller batches are padded to it. For few images, `num_images` in all, it is the one that is compiled
-    sooner.
+    sooner. Raises `UserError` where the devices that are asked for are not there.
     """
+    devices.available()
     model = SqueezeNet(weights.arch, weights.num_classes)
     size = weights.preprocessing.crop
     image = jax.ShapeDtypeStruct((batch_size, size, size, weights.channels), np.float32)

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from squeezenet_jax.network.architecture import Architecture, with_geometry
 from squeezenet_jax.settings import DataSettings, ModelSettings
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import bundle, classes
+from squeezenet_jax.weights.formats.state_dicts import OTHERS, TAKEN
 
 
 def initial_params(model: ModelSettings, data: DataSettings) -> dict[str, Any]:
@@ -44,26 +46,28 @@ def initial_params(model: ModelSettings, data: DataSettings) -> dict[str, Any]:
     found = {name: np.shape(leaf) for name, leaf in bundle.flatten(params).items()}
     try:
         bundle.check_shapes(found, {name: s for name, s in expected.items() if name.split("/")[0] in params})
-        missing = {name.split("/")[0] for name in expected} - params.keys() - {"conv10"}
-        if missing:
-            raise UserError(f"missing {', '.join(sorted(missing))}")
     except UserError as error:
         raise UserError(f"model.init_from: {model.weights} cannot be the start of this network: {error}") from None
     return params
 
 
 def load(model: ModelSettings) -> weights.Weights:
-    """What `model.init_from` names; a `UserError` names the field."""
+    """What `model.init_from` names, with a note where it holds several networks; a `UserError` names the field."""
     try:
-        return weights.load(model.weights)
+        given = weights.load(model.weights)
     except UserError as error:
         raise UserError(f"model.init_from: {error}") from None
+    origin = given.provenance
+    if OTHERS in origin and origin["source"] == Path(model.weights).name:  # else one was chosen when it was converted
+        taken = origin.get(TAKEN, "the one at its top level")
+        _note(f"note: of {model.weights}, {taken} is read; `convert --state-dict` makes a file of {origin[OTHERS]}")
+    return given
 
 
 def digest(model: ModelSettings) -> str:
     """Of the parameters and class names in `model.init_from`: equal for equal ones, wherever they lie."""
     given = load(model)
-    sha256 = hashlib.sha256(repr(given.labels).encode("utf-8", "backslashreplace"))
+    sha256 = hashlib.sha256(repr(given.labels).encode())
     for name, tensor in sorted(bundle.flatten(given.params).items()):
         sha256.update(f"{name} {tensor.shape}".encode())
         sha256.update(np.ascontiguousarray(tensor).data)
@@ -82,10 +86,12 @@ def _classes(given: weights.Weights, data: DataSettings) -> tuple[int, ...] | No
             return None
         return None if matched.how == "number" else matched.numbers  # a folder 3 is no cat
     lacking = "the weights in model.init_from" if not given.labels else f"the data {data.name}"
+    try:
+        numbers = classes.match((), given.num_classes, names or tuple(map(str, range(given.num_classes)))).numbers
+    except UserError:  # their order is not known
+        return None
     _note(f"note: {lacking} have no class names: conv10 is kept, since there are {given.num_classes} classes in both")
-    if not names:
-        return tuple(range(given.num_classes))
-    return classes.match((), given.num_classes, names).numbers
+    return numbers
 
 
 @functools.lru_cache

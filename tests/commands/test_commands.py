@@ -176,10 +176,11 @@ def test_predict_table_and_labels(path, folder, tmp_path, capsys):
     assert all("%  name " in line for line in lines[1:])
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_labels_are_read_in_whatever_way_an_editor_wrote_them(path, folder, tmp_path, capsys, encoding, end):
-    names = [f"Name {i} é" for i in range(5)] + ["क्\u200dष"]  # a joiner, which Python calls unprintable
+    # Python calls these unprintable: a joiner, a soft hyphen, an unbreakable and a wide space, a mark of direction.
+    names = ["Name 0 é", "क्\u200dष", "soft\xadhyphen", "guinea\xa0pig", "柴\u3000犬", "חתול\u200f (!)"]
     (tmp_path / "labels.txt").write_bytes((end.join(names) + end).encode(encoding))
     image = next(folder.glob("cat/*.png"))
     assert run("predict", path, image, "--labels", tmp_path / "labels.txt", "--top", 6) == 0
@@ -196,7 +197,9 @@ def test_labels_that_contradict_the_weights_are_refused(path, folder, tmp_path, 
         assert run(*options, "--classes-by-position") == 0
         capsys.readouterr()
     (tmp_path / "labels.txt").write_bytes("caf\xe9\n".encode("latin-1") * 6)
-    assert "neither UTF-8 nor UTF-16" in fails(capsys, "predict", path, image, "--labels", tmp_path / "labels.txt")
+    assert "is not in UTF-8, UTF-16 or UTF-32" in fails(
+        capsys, "predict", path, image, "--labels", tmp_path / "labels.txt"
+    )
 
 
 @pytest.mark.parametrize("count", [1, 20])
@@ -423,6 +426,23 @@ def test_wrong_commands_end_in_one_line(path, folder, tmp_path, capsys):
         (["evaluate", path, f"folder:{folder}", "--batch-size", "0"], "--batch-size"),
     ):
         assert message in fails(capsys, *argv)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("JAX_PLATFORMS", "cuda", "JAX_PLATFORMS: 'cuda' cannot be had here"),
+        ("JAX_PLATFORM_NAME", "gpu", "JAX_PLATFORM_NAME: 'gpu' cannot be had here (Unknown backend: 'gpu'"),
+        ("JAX_NUM_CPU_DEVICES", "two", 'environment: Invalid value "two" for JAX flag jax_num_cpu_devices'),
+        ("JAX_ENABLE_X64", "maybe", "environment: invalid truth value 'maybe' for environment 'JAX_ENABLE_X64'"),
+    ],
+)
+def test_devices_that_are_not_there_are_one_line(path, folder, variable, value, message):
+    environment = {name: x for name, x in os.environ.items() if not name.startswith("JAX_")} | {variable: value}
+    command = [sys.executable, "-m", "squeezenet_jax", "predict", str(path), str(next(folder.glob("cat/*.png")))]
+    result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+    assert message in result.stderr
 
 
 def test_ctrl_c_ends_a_command_in_one_line(network, folder, tmp_path):

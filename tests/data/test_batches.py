@@ -152,7 +152,16 @@ def test_images_are_enlarged_to_image_size(tiny):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("train", (0, 1433)), ("train[:80%]", (0, 1146)), ("train[80%:]", (1146, 1433)), ("train[10:20]", (10, 20))],
+    [
+        ("train", (0, 1433)),
+        ("train[:80%]", (0, 1146)),
+        ("train[80%:]", (1146, 1433)),
+        ("train[10:20]", (10, 20)),
+        ("train[-33:]", (1400, 1433)),
+        ("train[:-33]", (0, 1400)),
+        ("train[-10%:]", (1290, 1433)),
+        ("train[9:-1]", (9, 1432)),
+    ],
 )
 def test_parts_of_a_split(text, expected):
     split = catalog.parse_split("data.train_split", text, "digits", catalog.DATASETS["digits"])
@@ -163,7 +172,11 @@ def test_parts_of_a_split(text, expected):
     ("text", "message"),
     [
         ("tran", 'data.train_split: unknown value "tran"; allowed: train, test; did you mean "train"'),
-        ("train[80]", "unknown value"),
+        ("train[80]", "data.train_split: train.80. is not possible; allowed: train, test, or one part of one of them"),
+        ("train+test", r"train\+test is not possible"),
+        ("train[:80.5%]", "is not possible"),
+        ("train[-2000:]", "is examples -567:1433; train of digits has 0:1433"),
+        ("train[-1:0]", "is examples 1432:0"),
         ("train[:2000]", "data.train_split: train.* is examples 0:2000; train of digits has 0:1433"),
         ("train[20:20]", "is examples 20:20"),
     ],

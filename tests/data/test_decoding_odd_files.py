@@ -120,8 +120,8 @@ def unreadable():
         "header of a jpeg": (jpeg[: frame.at + 20], "truncated"),
         "jpeg without rows": (flat, "300 x 0 px"),
         "huge jpeg": (huge, "65535 x 65535 px"),
-        "huge png": (png(30_000, 30_000), "30000 x 30000|decompression bomb"),
-        "large png": (png(14_000, 14_000), "14000 x 14000|decompression bomb"),
+        "huge png": (png(30_000, 30_000), "30000 x 30000 px|more than 178956970 pixels"),
+        "large png": (png(14_000, 14_000), "14000 x 14000 px; up to|more than 178956970 pixels"),
         "png without pixels": (png(50, 50), "truncated|image"),
         "32-bit": (encode(Image.new("I", (9, 7)), "TIFF"), "more than 16 bits"),
         "float": (encode(Image.new("F", (9, 7)), "TIFF"), "more than 16 bits"),
@@ -165,6 +165,45 @@ def test_an_early_end_of_a_progressive_jpeg_is_noticed_by_simplejpeg():
     jpeg = encode(scene(), progressive=True)
     with pytest.raises(Undecodable, match="premature end"):
         whole(jpeg[: len(jpeg) // 2] + b"\xff\xd9", 32, 3, decoder="simplejpeg")
+
+
+@both_decoders
+def test_a_progressive_jpeg_may_have_fewer_scans_than_usual(decoder):
+    """Its first scan alone is a whole, coarse picture: here the end marker behind it is no early end."""
+    jpeg = encode(Image.new("RGB", (64, 48), (200, 100, 50)), progressive=True)
+    scan = jpeg.index(b"\xff\xda")
+    coarse = jpeg[: jpeg_files.MARKER.search(jpeg, scan + 2).start()] + b"\xff\xd9"
+    assert len(coarse) < len(jpeg) - 20
+    for image in every_way(coarse, 3, decoder):
+        assert difference(image, np.array([200, 100, 50])) < 9
+
+
+@needs_simplejpeg
+def test_a_progressive_jpeg_is_decoded_once_for_a_crop(monkeypatch):
+    """With fewer rows, simplejpeg would stumble at the end of the first scan, and Pillow begin anew."""
+    jpeg = encode(scene(), progressive=True)
+    expected = [train(jpeg, seed, size=150) for seed in range(5)]
+    monkeypatch.setattr(decoding, "_opened", None)
+    for seed, image in enumerate(expected):
+        np.testing.assert_array_equal(train(jpeg, seed, size=150), image)
+
+
+@both_decoders
+def test_a_header_that_pillow_reads_otherwise_is_refused(decoder):
+    """Of two frame headers Pillow takes the second."""
+    jpeg = encode(scene(300, 200))
+    at = jpeg_files.frame_of(jpeg).at
+    header = jpeg[at : at + 19]
+    twice = (
+        jpeg[: at + 19]
+        + header[:5]
+        + (100).to_bytes(2, "big")
+        + (150).to_bytes(2, "big")
+        + header[9:]
+        + jpeg[at + 19 :]
+    )
+    with pytest.raises(Undecodable, match="its header says 300 x 200 px, Pillow finds 150 x 100"):
+        whole(twice, 32, 3, decoder=decoder)
 
 
 @both_decoders
@@ -233,6 +272,9 @@ def test_a_file_that_cannot_be_an_image_is_not_read(tmp_path, monkeypatch):
         with monkeypatch.context() as patch, pytest.raises(expected, match=error.strerror):
             patch.setattr(decoding.Path, "read_bytes", fail)
             decoding.read(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "MAX_BYTES", 1)
+        assert decoding.read(path) == b"x"
     with path.open("wb") as file:
         file.truncate(decoding.MAX_BYTES + 1)
     with pytest.raises(Undecodable, match="larger than 256 MiB"):

@@ -50,13 +50,38 @@ def test_every_source_of_the_same_images_has_the_same_distribution(pictures, tmp
     assert labels.distributions(prepared) == expected
 
 
-def test_a_data_set_that_takes_long_to_read_has_none(pictures, tmp_path, monkeypatch):
-    prepare(pictures, tmp_path / "sets", Silent(), name="insects")
+@pytest.mark.parametrize("train_split", ["train", "train[3:-4]"])
+def test_of_a_data_set_that_prepare_wrote_they_are_known_without_its_records(
+    pictures, tmp_path, monkeypatch, train_split
+):
+    """Unreadable files, which are in no record, among several shards."""
+    spoil(pictures)
+    directory = prepare(pictures, tmp_path / "sets", Silent(), name="insects", shard_bytes=4000).directory
+    assert len(list(directory.glob("*-train.*"))) > 1
+    data = settings_for(tmp_path / "sets", "insects", **CROPS, data__train_split=train_split).data
+    found, records = labels.distributions(data), sources.load(data, "train_split").records
+    assert [label for _, label in records.fetch(range(len(records)))] == records.labels
+    monkeypatch.setattr(tfds_source.TfdsRecords, "fetch", None)
+    clear()
+    assert labels.distributions(data) == found and found["train"]["images"] == len(records)
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "short"])
+def test_a_data_set_that_takes_long_to_read_has_none(pictures, tmp_path, monkeypatch, damage):
+    """One that TFDS or an earlier version wrote, whose labels are in its records only; or one that is damaged."""
+    directory = prepare(pictures, tmp_path / "sets", Silent(), name="insects").directory
+    paths = [*directory.glob("labels.*.npy")]
+    assert len(paths) == 2
+    for path in paths:
+        if damage == "short":
+            np.save(path, np.load(path)[:-1])
+        else:
+            path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:-3])
+    data = settings_for(tmp_path / "sets", "insects", **CROPS).data
+    assert labels.distributions(data)["train"]["images"] == 30
+    clear()
     monkeypatch.setattr(tfds_source, "LABELS_BYTES", 1000)
-    assert labels.distributions(settings_for(tmp_path / "sets", "insects", **CROPS).data) == {
-        "train": None,
-        "eval": None,
-    }
+    assert labels.distributions(data) == {"train": None, "eval": None}
 
 
 def test_unreadable_files_of_a_folder_do_not_stop_it(pictures):

@@ -20,7 +20,7 @@ from prepare_files import (
 )
 from tensorflow_datasets.core import hashing
 
-from squeezenet_jax.data import layouts
+from squeezenet_jax.data import archives, layouts
 from squeezenet_jax.data.prepare.writer import prepare
 from squeezenet_jax.system.errors import UserError
 
@@ -92,6 +92,12 @@ def test_names_in_an_archive_are_only_text(tmp_path):
     # hidden, as every part that begins with a point is; the others keep their names, in UTF-8
     assert set(read(prepared.directory, "train")) == {"a/\\xff\n\x1b[31m.jpg", f"a/{'x' * 300}.jpg"}
     assert {path.name for path in tmp_path.iterdir()} == {"t.tar", "out"} and not Path("/evil.jpg").exists()
+
+
+def test_a_name_is_printed_in_one_line_in_the_order_of_its_letters():
+    assert archives.printable("a\nb\r\x1b[0m\x00\x85\u2028\u202e.jpg") == r"a\nb\r\x1b[0m\x00\x85\u2028\u202e.jpg"
+    for name in ("guinea\xa0pig", "柴\u3000犬", "क्\u200dष", "soft\xadhyphen", "🏴\U000e0067\U000e007f", "[red]"):
+        assert archives.printable(name) == name
 
 
 def test_links_in_an_archive(tmp_path):

@@ -20,9 +20,9 @@ def experiment(*rows, baseline=None, name="toy"):
     return module
 
 
-def planned(*rows, baseline=None, changes=None):
+def planned(*rows, baseline=None, changes=None, recorded=None):
     config = planning.unflatten(planning.flatten(base.get_config().to_dict()) | TINY | (changes or {}))
-    return planning.plan(experiment(*rows, baseline=baseline), "digits", config, ())
+    return planning.plan(experiment(*rows, baseline=baseline), "digits", config, (), recorded)
 
 
 def names(plan):
@@ -52,9 +52,9 @@ def test_values_of_any_type_name_and_select_their_run(key, values, expected, sel
 
 
 def test_paths_and_commas_do_not_leave_the_name():
-    plan = planned(*swept("data.dir", "/a/b", "/c,d=e"))
-    assert names(plan) == ["dir=%2Fa%2Fb,seed=0", "dir=%2Fc%2Cd%3De,seed=0"]
-    assert names(plan.only("dir=/a/b")) == names(plan)[:1]
+    plan = planned(*swept("model.init_from", "/a/b", "/c,d=e"))
+    assert names(plan) == ["init_from=%2Fa%2Fb,seed=0", "init_from=%2Fc%2Cd%3De,seed=0"]
+    assert names(plan.only("init_from=/a/b")) == names(plan)[:1]
 
 
 def test_two_keys_with_one_last_name_are_told_apart():
@@ -88,6 +88,26 @@ def test_a_sweep_that_compares_a_thing_with_itself_is_refused():
         planned(*swept("data.crop_min_area", 0.08, 0.5))
     with pytest.raises(UserError, match="are the same run"):
         planned(*swept("optimizer.poly_power", 0.5, 1.0))
+    for key, *values in (
+        ("model.width", 0.5, 0.5001),  # filters are rounded
+        ("model.pct3x3", 0.5, 0.5001),
+        ("data.exif_orientation", True, False),  # digits are no files
+        ("data.decoder", "pillow", "simplejpeg"),
+        ("data.dir", "a", "b"),
+    ):
+        with pytest.raises(UserError, match="are the same run"):
+            planned(*swept(key, *values))
+    with pytest.raises(UserError, match="are the same run"):
+        planned(*swept("optimizer.decay_bias", True, False), changes={"optimizer.weight_decay": 0.0})
+    planned(*swept("optimizer.decay_bias", True, False), changes={"optimizer.weight_decay": 0.1})
+    planned(*swept("model.bypass_relu", True, False), changes={"model.bypass": "complex"})
+    with pytest.raises(UserError, match="are the same run"):
+        planned(*swept("model.bypass_relu", True, False), changes={"model.bypass": "simple"})
+
+
+def test_what_was_run_although_it_compares_a_thing_with_itself_can_be_reported():
+    recorded = {"data.num_classes": 10, "data.eval_split": "test"}
+    assert len(names(planned(*swept("model.width", 0.5, 0.5001), recorded=recorded))) == 2
 
 
 def test_what_a_dataset_decides_is_found_for_each_run(tmp_path):
@@ -128,6 +148,33 @@ def test_an_experiment_that_cannot_be_imported_is_one_line(tmp_path):
     file.write_text("import nothing_of_that_name\n")
     with pytest.raises(UserError, match=r"broken\.py cannot be imported \(ModuleNotFoundError: No module named"):
         planning.load_experiment(str(file))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("raise OSError('no\\nway')", r"cannot be imported \(OSError: no way; own\.py, line 1\)"),
+        (
+            "def get_config(): 1 / 0",
+            r"get_config of .*own\.py fails \(ZeroDivisionError: division by zero; own\.py, line 1",
+        ),
+        ("def get_config(): return None", r"get_config of .*own\.py fails \(AttributeError: 'NoneType' .* 'to_dict'\)"),
+        ("def sweep(): yield {'seed': 1 / 0}", r"sweep\(\) of own: fails \(ZeroDivisionError: .*; own\.py, line 1\)"),
+        ("def sweep(): return None", r"sweep\(\) of own: gives no mappings of settings \(TypeError: .* not iterable\)"),
+    ],
+)
+def test_whatever_an_experiment_raises_is_one_line_that_says_where(tmp_path, code, message):
+    path = tmp_path / "own.py"
+    path.write_text(
+        code + "\nfrom experiments import base\nBASELINE = {}\n"
+        "if 'get_config' not in globals(): get_config = lambda: base.get_config('digits')\n"
+        "if 'sweep' not in globals(): sweep = lambda: [{}]\n"
+    )
+    with pytest.raises(UserError, match=message) as caught:
+        module = planning.load_experiment(str(path))
+        preset, config = planning.get_config(module, str(path), "")
+        planning.plan(module, preset, planning.unflatten(config), ())
+    assert "\n" not in str(caught.value)
 
 
 def test_an_experiment_is_found_below_the_launcher_too(tmp_path, monkeypatch):

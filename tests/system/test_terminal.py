@@ -1,13 +1,18 @@
 """Output that goes into pipes that close, encodings that lack characters, and other programs."""
 
 import io
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from squeezenet_jax.system import terminal
 from squeezenet_jax.system.errors import UserError
+
+ROOT = Path(__file__).parents[2]
 
 PRELUDE = "import sys\nfrom squeezenet_jax.system import terminal\nterminal.prepare_output()\n"
 
@@ -88,3 +93,26 @@ def test_a_pipe_is_wide_and_a_terminal_as_wide_as_it_is(monkeypatch):
     assert terminal.columns(io.StringIO()) == 200
     monkeypatch.setenv("COLUMNS", "40")
     assert terminal.columns(io.StringIO()) is None
+
+
+@pytest.mark.parametrize("arguments", [["launch.py", "--config", "experiments/bypass.py"], ["-m", "squeezenet_jax"]])
+def test_ctrl_c_while_modules_are_imported_is_one_line(arguments, tmp_path):
+    interrupts = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    (tmp_path / "json.py").write_text(interrupts)  # in place of one that both import early
+    command = [sys.executable, *arguments]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "interrupted\n")
+
+
+def test_ctrl_c_is_raised_again_once_main_runs_and_is_left_alone_where_it_is_ignored():
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        for handler in (signal.default_int_handler, signal.SIG_IGN):
+            signal.signal(signal.SIGINT, handler)
+            terminal.leave_on_ctrl_c()
+            assert (signal.getsignal(signal.SIGINT) is handler) == (handler is signal.SIG_IGN)
+            assert terminal.exit_code(lambda: 0) == 0
+            assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)

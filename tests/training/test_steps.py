@@ -228,11 +228,23 @@ def test_lsuv_measures_on_images_as_training_sees_them_but_not_augmented(tiny):
     image = a_batch(data, 4)["image"]
 
     class Network:  # whose only layer gives back its input
-        def apply(self, variables, image, mutable):
+        def apply(self, variables, image, mask_B, mutable):
             return None, {"intermediates": {"conv1": {"output": (image,)}}}
 
     (std,) = output_stds_step({}, image, model=Network(), data=data).values()
     assert std == pytest.approx(float(np.std(augment.normalize(image, data.mean, data.std))), rel=1e-5)
+
+
+def test_lsuv_leaves_layers_with_a_norm_alone(tiny):
+    settings, mesh = tiny(model__kernel_init="lsuv", model__norm="group"), devices.data_mesh()
+    names = [layer.name for layer in settings.trace() if layer.params]
+    variables = {"params": unflatten({f"{name}/kernel": np.float32(2) for name in names})}
+    stds = dict.fromkeys(names, 5.0)
+    steps = Steps(None, lambda key: variables, lambda variables: variables["params"], None, None, lambda *_: stds)
+    scaled = flatten(init_state(settings, steps, a_batch(settings.data, 8)["image"], devices.run_key(0, mesh), mesh))
+    assert scaled.pop("conv10/kernel") == pytest.approx(2 * settings.model.lsuv_std / 5)
+    assert set(scaled) == {f"{name}/kernel" for name in names} - {"conv10/kernel"}
+    assert all(kernel == 2 for kernel in scaled.values())
 
 
 @pytest.mark.parametrize("conv10_init", ["same", "normal_0.01"])

@@ -116,7 +116,7 @@ def test_weights_that_are_removed_stay_so_and_shared_ones_stay_equal(tiny, tmp_p
     sizes = {name: kernels[name].size for name in pruned}
     share_removed = sum(pruned[name] * sizes[name] for name in pruned) / sum(sizes.values())
     # k-means keeps every weight that pruning keeps; small multiples of a step round to 0, too.
-    assert share_removed == pytest.approx(0.6, abs=1e-3) if share == "kmeans" else share_removed > 0.6
+    assert share_removed == pytest.approx(0.6, abs=1e-3) if share == "kmeans" else share_removed > 0.599
     before = checkpoint.read(tmp_path / "checkpoints/10.safetensors")
     assert any((before[name] != kernel).any() for name, kernel in kernels.items())  # shared values are trained
 

@@ -23,6 +23,8 @@ from weight_files import (
 
 from squeezenet_jax import weights
 from squeezenet_jax.__main__ import main
+from squeezenet_jax.settings import ModelSettings
+from squeezenet_jax.weights import transfer
 from squeezenet_jax.weights.formats.state_dicts import OTHERS, TAKEN
 
 FIRST, SECOND = tiny_weights(seed=0), tiny_weights(seed=1)
@@ -252,6 +254,17 @@ def test_the_commands_say_which_was_taken(write, tmp_path, capsys):
     assert_same_params(weights.load(out).params, SECOND.params)
     assert main(["convert", str(path), str(out), "--state-dict", "nothing"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_training_says_once_from_which_network_of_a_checkpoint_it_starts(write, tmp_path, capsys):
+    path, converted = write("w.pth", checkpoint(AVERAGES["timm"][0])), tmp_path / "average.safetensors"
+    for _ in range(2):
+        assert_same_params(transfer.load(ModelSettings(init_from=str(path))).params, FIRST.params)
+    note = f"note: of {path}, state_dict is read; `convert --state-dict` makes a file of state_dict_ema\n"
+    assert capsys.readouterr().err == note
+    weights.save(converted, weights.load(path, state_dict="state_dict_ema"))
+    assert_same_params(transfer.load(ModelSettings(init_from=str(converted))).params, SECOND.params)
+    assert capsys.readouterr().err == ""
 
 
 # -- hostile files ----------------------------------------------------------------------------------------------------

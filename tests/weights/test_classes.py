@@ -39,6 +39,19 @@ def test_a_network_without_names_goes_by_position_and_says_so():
     assert (matched.how, matched.numbers) == ("position", (0, 1, 2, 3)) and "no class names" in matched.note
 
 
+def test_without_names_of_the_network_classes_that_sort_in_two_ways_are_refused():
+    """As text c10 comes before c2; whoever numbered the classes of the weights may have thought otherwise."""
+    for data in (("c1", "c10", "c2"), ("1", "10", "2"), ("1.owl", "10.cat", "9.dog"), ("a 1 b", "a 02 b", "a 1 c")):
+        data = sorted(data)
+        with pytest.raises(UserError, match=r"sort in two ways, .*before .*; --classes-by-position") as caught:
+            classes.match((), 3, data)
+        assert "\n" not in str(caught.value)
+        assert classes.match((), 3, data, by_position=True).numbers == (0, 1, 2)
+        assert classes.match(data, 3, data).how == "name"
+    for data in (("c01", "c02", "c10"), ("c2", "c1", "c10"), ("cat 9", "cow 10", "dog 1"), ("n1", "n1", "n2")):
+        assert classes.match((), 3, data).numbers == (0, 1, 2)
+
+
 def test_imagenets_wnids_stand_for_its_names():
     wnids = [f"n{number:08}" for number in range(1000)]
     names = ["tench, Tinca tinca", "goldfish, Carassius auratus", *(f"thing {number}" for number in range(998))]

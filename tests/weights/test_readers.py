@@ -333,6 +333,15 @@ def test_a_device_is_not_read():
     refused("/dev/zero", "no such file")
 
 
+def test_the_largest_file_is_read_and_one_byte_more_is_refused(tmp_path, monkeypatch):
+    weights.save(tmp_path / "w.safetensors", tiny_weights())
+    size = (tmp_path / "w.safetensors").stat().st_size
+    monkeypatch.setattr(weights, "MAX_BYTES", size)
+    assert_same_params(weights.load(tmp_path / "w.safetensors").params, tiny_weights().params)
+    monkeypatch.setattr(weights, "MAX_BYTES", size - 1)
+    refused(tmp_path / "w.safetensors", "is larger than")
+
+
 def test_too_large_a_file_is_refused_unread(tmp_path):
     with (tmp_path / "w.net").open("wb") as file:
         file.truncate(1 << 40)  # sparse: takes no space

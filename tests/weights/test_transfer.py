@@ -105,6 +105,34 @@ def test_conv10_is_kept_for_classes_of_the_same_names(tiny, tmp_path, insects, l
     assert ("have no class names: conv10 is kept" in capsys.readouterr().err) == (labels == ())
 
 
+def test_conv10_is_kept_for_data_whose_classes_have_no_names_which_is_said_once(tiny, tmp_path, capsys):
+    """As digits' have none."""
+    path = tmp_path / "w.safetensors"
+    settings = tiny(model__init_from=str(path))
+    params = saved(settings, path, labels=tuple("abcdefghij"))
+    transfer._note.cache_clear()
+    for _ in range(2):
+        got = transfer.initial_params(settings.model, settings.data)
+        jax.tree.map(np.testing.assert_array_equal, got, params)
+    note = "note: the data digits have no class names: conv10 is kept, since there are 10 classes in both\n"
+    assert capsys.readouterr().err == note
+
+
+def test_conv10_is_new_where_the_order_of_the_classes_is_not_known(tiny, tmp_path, insects):
+    """Weights without names, for folders that sort in two ways."""
+    for path in [*insects.glob("*/*")]:
+        path.rename(path.with_name({"ant": "x1", "bee": "x10", "cat": "x2"}[path.name]))
+    settings = tiny(
+        model__init_from=str(tmp_path / "w.safetensors"),
+        data__name="folder",
+        data__dir=str(insects),
+        data__train_split="train",
+        data__eval_split="test",
+    )
+    params = saved(settings, tmp_path / "w.safetensors", num_classes=3)
+    assert params.keys() - transfer.initial_params(settings.model, settings.data).keys() == {"conv10"}
+
+
 def test_bgr_weights_compute_on_rgb_what_they_computed_on_bgr(tiny, tmp_path):
     settings = tiny(
         model__init_from=str(tmp_path / "w.safetensors"),

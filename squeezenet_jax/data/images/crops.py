@@ -81,7 +81,7 @@ def random_box(width: int, height: int, rng: np.random.Generator, min_area: floa
         w, h = round((pixels * ratio) ** 0.5), round((pixels / ratio) ** 0.5)
         if 0 < w <= width and 0 < h <= height:
             return Box(int(across * (width - w + 1)), int(down * (height - h + 1)), w, h)
-    w, h = min(width, max(1, round(height * 4 / 3))), min(height, max(1, round(width * 4 / 3)))
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
     return Box((width - w) // 2, (height - h) // 2, w, h)
 
 

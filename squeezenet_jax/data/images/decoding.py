@@ -137,6 +137,8 @@ def decode(
         return as_mode(picture, 1 if channels == 1 else 3)
     except Undecodable:
         raise
+    except Image.DecompressionBombError:  # Pillow looks at the size before we can
+        raise Undecodable(f"more than {MAX_PIXELS} pixels") from None
     except Exception as error:  # noqa: BLE001 - for damaged files Pillow raises whatever its decoders raise
         reason = _no_image(encoded) if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
         raise Undecodable(reason or type(error).__name__) from None

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from tensorflow_datasets.core import example_serializer, file_adapters, naming
 
 from squeezenet_jax.data import archives
@@ -97,6 +98,17 @@ def plan(name: str, splits: dict[str, list[Item]], data: Path, summaries: Path, 
             path = Path(template.sharded_filepath(shard_index=index, num_shards=number))
             shards.append(Shard(split, items[start:stop], path, summaries / f"{path.name}.json"))
     return shards
+
+
+def labels(shards: Iterable[Shard]) -> dict[str, np.ndarray]:
+    """Those of finished shards, by split: int32 [N], in the order of the records."""
+    found: dict[str, list[int]] = {}
+    for shard in shards:
+        summary = shard.summary()
+        assert summary is not None
+        left_out = {name for name, _ in summary.unreadable}
+        found.setdefault(shard.split, []).extend(x.label for x in shard.items if x.file_name not in left_out)
+    return {split: np.array(label, np.int32) for split, label in found.items()}
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import dataclasses
 import fcntl
 import hashlib
 import importlib.metadata
+import io
 import json
 import re
 import shutil
@@ -25,6 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from squeezenet_jax.data import archives, layouts
@@ -35,12 +37,14 @@ from squeezenet_jax.data.prepare.shards import (
     SHARD_BYTES,
     Report,
     Shard,
+    labels,
     plan,
     reader,
     sync,
     threads,
     write_json,
 )
+from squeezenet_jax.data.tfds_source import labels_file
 from squeezenet_jax.system import atomic
 from squeezenet_jax.system.errors import UserError
 
@@ -199,6 +203,10 @@ class _Job:
         resized = f", larger ones resized to a short side of {self.short_side} px" if self.short_side else ""
         description = f"Images and classes of {self.source.resolve().name}{resized}."
         metadata.write(data, self.name, VERSION, description, list(collection.class_names), by_split)
+        for split, label in labels(shards).items():
+            content = io.BytesIO()
+            np.save(content, label)
+            atomic.write(labels_file(data, split), content.getvalue())
         if unreadable:
             atomic.write(data / UNREADABLE, "".join(f"{line}\n" for line in unreadable).encode("utf-8"))
         if collection.ignored:

@@ -70,7 +70,7 @@ def read(content: bytes, wishes: Wishes, provenance: Mapping[str, str]) -> Weigh
         tensors,
         geometry="caffe",
         bypass=_bypass(sum(layer.is_sum for layer in layers), tensors, wishes),
-        preprocessing=wishes.preprocessing_or(PREPROCESSINGS["caffe"]),
+        preprocessing=PREPROCESSINGS["caffe"],
         provenance=provenance,
     )
 

@@ -31,7 +31,7 @@ def read(content: bytes, wishes: Wishes, provenance: Mapping[str, str]) -> Weigh
         decode(content, V1_0, channels=3, num_classes=1000),
         geometry="caffe",
         bypass=wishes.bypass_or("none"),
-        preprocessing=wishes.preprocessing_or(PREPROCESSINGS["caffe"]),
+        preprocessing=PREPROCESSINGS["caffe"],
         provenance=provenance,
     )
 

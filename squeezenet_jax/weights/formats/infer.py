@@ -30,9 +30,6 @@ class Wishes:
     def bypass_or(self, default: str) -> str:
         return default if self.bypass is None else self.bypass
 
-    def preprocessing_or(self, default: Preprocessing) -> Preprocessing:
-        return default if self.preprocessing is None else self.preprocessing
-
     def refuse_bypass(self, where: str) -> None:
         if self.bypass is not None:
             raise UserError(f"bypass: {where} records its own architecture; leave --bypass out")

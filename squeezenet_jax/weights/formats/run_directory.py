@@ -24,10 +24,7 @@ MAX_RUN_JSON = 1 << 20
 def read(path: Path, wishes: Wishes, provenance: Mapping[str, str]) -> Weights:
     wishes.refuse_bypass("a run")
     run = _read_run_json(path / "run.json")
-    try:
-        config = settings.from_config(run["settings"])
-    except OverflowError:  # a width of 1e308
-        raise UserError("run.json: has settings out of all bounds") from None
+    config = settings.from_config(run["settings"])
     step, params = _newest_params(path / "checkpoints", config)
     tensors = {name: to_float32(x) for name, x in params.items()}
     origin = {name: str(run[name]) for name in ("experiment", "preset", "git") if isinstance(run.get(name), str)}

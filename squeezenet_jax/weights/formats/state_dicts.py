@@ -22,7 +22,6 @@ from squeezenet_jax.weights.formats.torchvision_layout import FIRST_KEY
 TAKEN, OTHERS = "state dict", "other state dicts"
 USUAL = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")  # the first ones go first
 AVERAGED = {"ema", "swa", "averaged", "average", "shadow", "teacher", "momentum"}  # words; these are taken last
-COUNTERS = {"num_batches_tracked", "total_ops", "total_params"}  # of BatchNorm and of thop, which counts MACs
 MODULE_PARTS = ("_parameters", "_buffers", "_modules")
 MAX_CANDIDATES, MAX_DEPTH, MAX_MODULES_DEPTH, MAX_KEY = 20, 5, 12, 200
 
@@ -165,10 +164,10 @@ def _parameters(candidate: Candidate) -> dict[str, Described]:
 
 
 def _is_parameter(name: str, x: Described) -> bool:
-    last = name.rpartition(".")[2]
-    if last in ("weight", "bias"):
+    """Not so are the counters of BatchNorm and of tools that count MACs: integers, or a single number."""
+    if name.rpartition(".")[2] in ("weight", "bias"):
         return True
-    return last not in COUNTERS and x.kind in FLOAT_TYPES and x.shape not in ((), (1,))
+    return x.kind in FLOAT_TYPES and x.shape not in ((), (1,))
 
 
 def _fits(candidate: Candidate) -> bool:

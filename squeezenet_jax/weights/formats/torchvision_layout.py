@@ -57,8 +57,8 @@ def read(tensors: Mapping[str, np.ndarray], wishes: Wishes, provenance: Mapping[
     """`Weights` of a state dict; geometry and preprocessing are torchvision's unless `wishes` or `CAFFES` say caffe."""
     table = names_of({key: x.shape for key, x in tensors.items()})
     known = hashlib.sha256(tensors[FIRST_KEY].astype("<f2").tobytes()).hexdigest() in CAFFES
-    preprocessing = wishes.preprocessing_or(PREPROCESSINGS["caffe" if known else "torchvision"])
-    assumed = {} if wishes.preprocessing or known else {ASSUMED: preprocessing.name}
+    preprocessing = wishes.preprocessing or PREPROCESSINGS["caffe" if known else "torchvision"]
+    assumed = {} if known else {ASSUMED: preprocessing.name}  # unless the user says it: `weights.load`
     return assemble(
         rename(tensors, table),
         geometry=preprocessing.name,
