@@ -12,11 +12,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from squeezenet_jax import weights
 from squeezenet_jax.data import sources
 from squeezenet_jax.data.batches import Batch, EvalBatches, TrainBatches, in_parts
 from squeezenet_jax.data.loader import Loader, parallelism
 from squeezenet_jax.runs.checkpoint import Checkpoints
-from squeezenet_jax.runs.directory import RunDirectory
+from squeezenet_jax.runs.directory import COMPRESSED, RunDirectory
 from squeezenet_jax.settings import Settings
 from squeezenet_jax.system import devices, processes
 from squeezenet_jax.system.watchdog import Watchdog
@@ -179,3 +180,9 @@ def is_evaluated(directory: RunDirectory, step: int) -> bool:
     """Whether the metrics have the evaluation after `step`, which a stop may have cut short."""
     found = any(record["split"] == "eval" and record["step"] == step for record in directory.read_metrics())
     return bool(processes.from_main(found))
+
+
+def write_compressed(directory: RunDirectory) -> None:
+    """Writes the run's newest weights, which are shared, as the compressed file whose bytes the report has."""
+    if processes.is_main():
+        weights.save(directory.path / COMPRESSED, weights.load(directory.path))

@@ -19,7 +19,16 @@ from squeezenet_jax.system import devices, processes
 from squeezenet_jax.training.compilation import compile_steps
 from squeezenet_jax.training.compression import Constraint
 from squeezenet_jax.training.monitor import Monitor, Reporter
-from squeezenet_jax.training.run import Ended, Run, build_watchdog, is_evaluated, open_loader, read, restore
+from squeezenet_jax.training.run import (
+    Ended,
+    Run,
+    build_watchdog,
+    is_evaluated,
+    open_loader,
+    read,
+    restore,
+    write_compressed,
+)
 from squeezenet_jax.training.steps import LSUV_IMAGES, init_state
 from squeezenet_jax.weights import transfer
 
@@ -114,6 +123,8 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
                 loop(run, schedule, cut_short)
         except Ended as end:
             return end.status
+        if settings.compress.share != "none":
+            write_compressed(directory)
     return "stalled" if processes.from_main(monitor.stalled) else "done"
 
 
