@@ -34,6 +34,9 @@ FREEZES = ("none", "conv1", *(f"fire{number}" for number in range(2, 10)))
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "linear", "poly", "constant")
 DECODERS = ("auto", "pillow", "simplejpeg")
+PRUNINGS = ("none", "uniform", "global", "table1")
+SHARINGS = ("none", "kmeans", "uniform")
+MAX_BITS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +180,39 @@ class TrainSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class CompressSettings:
+    """What training removes and shares (arXiv 1510.00149, 1607.04381); times are shares of the training's steps."""
+
+    prune: str = setting(
+        "none", "smallest weights go: in each layer, in all together, or as in the paper's Table 1", choices=PRUNINGS
+    )
+    density: float = setting(1.0, "share of the weights that pruning keeps", above=0, high=1)
+    prune_from: float = setting(0.4, "when pruning begins", low=0, below=1)
+    prune_until: float = setting(0.6, "when the density is reached, ever more slowly", low=0, below=1)
+    dense_from: float = setting(1.0, "when removed weights may grow again (DSD); 1: never", above=0, high=1)
+    share: str = setting("none", "weights of a layer become equal: k-means, or multiples of a step", choices=SHARINGS)
+    bits: int = setting(8, "a layer has at most 2**bits different weights, 0 included", low=2, high=MAX_BITS)
+    share_from: float = setting(0.8, "when they do; from then on the shared values are trained", low=0, below=1)
+
+    def __post_init__(self) -> None:
+        fields.check(self, "compress")
+        until = f"at least compress.prune_from, which is {self.prune_from:g}"
+        require("compress.prune_until", self.prune_until, self.prune_until >= self.prune_from, until)
+        if self.prune != "none":
+            after = f"at least compress.prune_until, which is {self.prune_until:g}"
+            require("compress.dense_from", self.dense_from, self.dense_from >= self.prune_until, after)
+            if self.share != "none":
+                require("compress.share_from", self.share_from, self.share_from >= self.prune_until, after)
+        if self.share != "none":
+            never = "1 where weights are shared (compress.share)"
+            require("compress.dense_from", self.dense_from, self.dense_from == 1, never)
+
+    @property
+    def active(self) -> bool:
+        return (self.prune, self.share) != ("none", "none")
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """Everything that decides a run's result, and `PLACES`. Two runs with equal settings have equal curves."""
 
@@ -185,6 +221,7 @@ class Settings:
     data: DataSettings = dataclasses.field(default_factory=DataSettings)
     optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
     train: TrainSettings = dataclasses.field(default_factory=TrainSettings)
+    compress: CompressSettings = dataclasses.field(default_factory=CompressSettings)
 
     def __post_init__(self) -> None:
         fields.check(self, "")
@@ -196,6 +233,9 @@ class Settings:
                 f"train.accumulation_steps: {parts} is not allowed with model.norm batch, whose statistics need the "
                 "whole batch; use model.norm group, or a smaller train.batch_size"
             )
+        if self.model.norm == "batch":
+            allowed = "none with model.norm batch, which gives every filter a scale of its own"
+            require("compress.share", self.compress.share, self.compress.share == "none", allowed)
         self.trace()
 
     def trace(self) -> list[Layer]:
@@ -211,18 +251,19 @@ ROWS = tuple(fields.rows(Settings))
 DEFAULTS: dict[str, Any] = {row.name: row.default for row in ROWS}  # by dotted name
 # Fields that say where and how things are done and do not change a result.
 PLACES = {row.name for row in ROWS if not row.rule.decides}
-# A field that has no effect unless another has a certain value.
-ONLY_WITH = {
-    "model.bypass_relu": ("model.bypass", "complex"),
-    "model.lsuv_std": ("model.kernel_init", "lsuv"),
-    "model.init_from": ("model.start", "init_from"),
-    "data.crop_min_area": ("data.crop", "random_resized"),
-    "data.eval_resize": ("data.crop", "random_resized"),
-    "optimizer.poly_power": ("optimizer.schedule", "poly"),
-    "optimizer.beta2": ("optimizer.name", "adamw"),
+# A field that has no effect unless another has one of certain values.
+ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    "model.bypass_relu": ("model.bypass", ("complex",)),
+    "model.lsuv_std": ("model.kernel_init", ("lsuv",)),
+    "model.init_from": ("model.start", ("init_from",)),
+    "data.crop_min_area": ("data.crop", ("random_resized",)),
+    "data.eval_resize": ("data.crop", ("random_resized",)),
+    "optimizer.poly_power": ("optimizer.schedule", ("poly",)),
+    "optimizer.beta2": ("optimizer.name", ("adamw",)),
+    "compress.density": ("compress.prune", ("uniform", "global")),
+    **{f"compress.{name}": ("compress.prune", PRUNINGS[1:]) for name in ("prune_from", "prune_until", "dense_from")},
+    **{f"compress.{name}": ("compress.share", SHARINGS[1:]) for name in ("bits", "share_from")},
 }
-
-
 # What the layers' table follows from: filters are rounded, so that two widths may be one network.
 OF_TABLE = {f"model.{name}" for name in ("version", "stem", "geometry", "width", "bypass")}
 OF_TABLE |= {f"model.{field.name}" for field in dataclasses.fields(Metaparameters)}
@@ -232,7 +273,7 @@ OF_FILES = {"data.dir", "data.decoder", "data.exif_orientation"}  # of which dig
 def effective(settings: Settings) -> dict[str, Any]:
     """The settings by dotted name, without those that have no effect beside the others: equal ones do the same."""
     flat = nested.flatten(dataclasses.asdict(settings), ".")
-    idle = {name for name, (other, value) in ONLY_WITH.items() if flat[other] != value} | OF_TABLE
+    idle = {name for name, (other, values) in ONLY_WITH.items() if flat[other] not in values} | OF_TABLE
     if settings.data.name == "digits":
         idle |= OF_FILES
     if not settings.optimizer.weight_decay:

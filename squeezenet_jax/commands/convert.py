@@ -13,8 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "src",
         metavar="SRC",
-        help=".safetensors, .sqz, .pth, .caffemodel, .net, a run's directory, a model hub's folder; or a name, which is "
-        "downloaded once: torchvision:squeezenet1_0, torchvision:squeezenet1_1, hf:OWNER/NAME[@REVISION][/FILE]",
+        help=".safetensors, .sqz, .pth, .caffemodel, .net, a run's directory, a model hub's folder; or a name, which "
+        "is downloaded once: torchvision:squeezenet1_0, torchvision:squeezenet1_1, hf:OWNER/NAME[@REVISION][/FILE]",
     )
     add_options(parser, "DST")
 

@@ -36,6 +36,34 @@ def share(name: str, kernel_HWIO: np.ndarray, bias_O: np.ndarray, bits: int) -> 
     return QuantizedLayer(name, code.astype(np.int16), values, np.ascontiguousarray(bias_O))
 
 
+def by_kmeans(kernel: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """(kernel of shared weights, codes: 0 for a weight of 0, else the number of its centroid), as `share` has them."""
+    layer = share("", kernel, np.zeros(kernel.shape[-1], np.float32), bits)
+    return layer.kernel_HWIO, layer.code_HWIO
+
+
+def by_steps(kernel: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """(step * q, q): the weights as multiples of one step, with integers |q| < 2**(bits - 1); 0 stays 0.
+
+    Of the steps from a fiftieth of the largest possible one to that, in equal ratios, the one with the least squared
+    error; a weight that is not 0 may become 0.
+    """
+    most = (1 << bits - 1) - 1
+    largest = float(np.abs(kernel).max()) / most
+    if largest == 0:
+        return kernel, np.zeros(kernel.shape, np.int16)
+    best = min(
+        (largest * 50 ** -(i / 49) for i in range(50)),
+        key=lambda step: float(np.square(kernel - step * _rounded(kernel, step, most), dtype=np.float64).sum()),
+    )
+    q = _rounded(kernel, best, most)
+    return np.float32(best) * q.astype(np.float32), q
+
+
+def _rounded(kernel: np.ndarray, step: float, most: int) -> np.ndarray:
+    return np.clip(np.rint(kernel / step), -most, most).astype(np.int16)
+
+
 def _nearest(centroid_K: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return np.searchsorted(_middles(centroid_K), weight)
 

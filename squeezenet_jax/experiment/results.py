@@ -11,7 +11,7 @@ from typing import Any
 from squeezenet_jax import report
 from squeezenet_jax.data import catalog
 from squeezenet_jax.report.comparison import COUNTED
-from squeezenet_jax.runs.directory import RunDirectory
+from squeezenet_jax.runs.directory import COMPRESSED, RunDirectory
 from squeezenet_jax.settings import Settings
 from squeezenet_jax.system import nested
 
@@ -29,6 +29,7 @@ def read_run(
     final = final_evaluation(evaluations, settings.train.epochs) if status in COUNTED else None
     rate = images_per_second(train, settings.train.log_every_steps)
     params, macs = cost
+    compressed = directory.path / COMPRESSED
     started = directory.read_description()
     return report.Run(
         setting=setting,
@@ -37,7 +38,13 @@ def read_run(
         status=status,
         params=params,
         macs=macs,
-        final=None if final is None else {**final, **({} if rate is None else {"images_per_second": rate})},
+        final=None
+        if final is None
+        else {
+            **final,
+            **({} if rate is None else {"images_per_second": rate}),
+            **({"bytes": compressed.stat().st_size} if compressed.is_file() else {}),
+        },
         train_curve=train,
         eval_curve=evaluations,
         settings=nested.flatten(dataclasses.asdict(settings), "."),

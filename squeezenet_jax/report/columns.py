@@ -88,8 +88,11 @@ COLUMNS = (
         "MiB",
         "mib",
         lambda row: row.mib,
-        lambda row: f"{row.mib:.2f}",
-        lambda _: "MiB: the parameters at 4 bytes each. MACs: multiply-adds for one image.",
+        lambda row: f"{row.mib:.2f}" if not row.is_compressed else f"{row.mib:.3f}",
+        lambda comparison: (
+            f"MiB: the parameters at 4 bytes each{', or the compressed file' * comparison.is_compressed}. MACs: "
+            "multiply-adds for one image."
+        ),
         narrow_below="params",
     ),
     Column("MACs", "macs", lambda row: row.macs, _macs),

@@ -99,6 +99,7 @@ class Row:
     differences: tuple[float, ...]  # in top-1, to the baseline's run with the same seed
     params: int
     macs: int
+    bytes: float  # of the file of its weights: compressed, or 4 for each parameter
     images_per_second: float | None
     notes: str  # what is wrong with the row; "" if nothing is
 
@@ -107,8 +108,12 @@ class Row:
         return len(self.seeds)
 
     @property
+    def is_compressed(self) -> bool:
+        return self.bytes != 4 * self.params
+
+    @property
     def mib(self) -> float:
-        return 4 * self.params / 2**20  # float32
+        return self.bytes / 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +124,11 @@ class Comparison:
     preset: str
     baseline: str
     rows: tuple[Row, ...]
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the weights of a row are in a compressed file."""
+        return any(row.is_compressed for row in self.rows)
 
     @property
     def others(self) -> list[Row]:
@@ -150,6 +160,7 @@ def _row(name: str, runs: Sequence[Run], reference: Mapping[int, float] | None) 
     differences = [final["top1"] - reference[s] for s, final in results.items() if s in reference] if reference else []
     has_top5 = first.settings.get("data.num_classes", TOP5_CLASSES) >= TOP5_CLASSES
     speeds = [final["images_per_second"] for final in results.values() if "images_per_second" in final]
+    sizes = [final["bytes"] for final in results.values() if "bytes" in final]
     known = dict.fromkeys(["done", *STATUSES], 0)
     notes = {**known, **collections.Counter(run.status for run in runs), "done": 0}
     notes["without evaluation"] = sum(run.status in COUNTED and not run.result for run in runs)
@@ -169,6 +180,7 @@ def _row(name: str, runs: Sequence[Run], reference: Mapping[int, float] | None) 
         differences=tuple(differences),
         params=first.params,
         macs=first.macs,
+        bytes=_estimate(sizes).mean or 4 * first.params,
         images_per_second=_estimate(speeds).mean,
         notes=", ".join(texts),
     )

@@ -113,6 +113,11 @@ def page(comparison: Comparison) -> str:
         ("Top-1 while training", figures.curves(comparison, "eval_curve", "top1", "top-1 %"), band + axis),
         ("Training loss", figures.curves(comparison, "train_curve", "loss", "cross-entropy"), band + axis),
         ("Top-1 against parameters", figures.accuracy(comparison, "params", "parameters"), sizes),
+        (
+            "Top-1 against bytes",
+            figures.accuracy(comparison, "bytes", "bytes") if comparison.is_compressed else "",
+            sizes,
+        ),
         ("Top-1 against MACs", figures.accuracy(comparison, "macs", "multiply-adds per image"), sizes),
     ]
     drawings = "".join(

@@ -4,6 +4,7 @@ run.json       settings, overrides, data, command, versions, git revision, devic
 metrics.jsonl  one line per log window ("split": "train") and per evaluation ("split": "eval")
 status.json    {"status", "message"}
 checkpoints/   see `checkpoint.py`
+network.sqz    the finished network, where training has shared its weights (compress.share)
 unreadable.txt names of images that could not be read, with reasons; there only if there were any
 lock           held while a process runs it; says which
 """
@@ -23,6 +24,7 @@ from squeezenet_jax.system import atomic
 from squeezenet_jax.system.errors import UserError
 
 FINISHED = ("done", "stalled", "diverged")  # statuses that starting again does not change
+COMPRESSED = "network.sqz"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ml-collections", "tensorflow-datasets", "pillow", "simplejpeg")
 
 

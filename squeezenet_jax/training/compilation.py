@@ -12,6 +12,7 @@ from squeezenet_jax.network.model import SqueezeNet
 from squeezenet_jax.settings import DataSettings, Settings
 from squeezenet_jax.system import devices
 from squeezenet_jax.training import optimizer
+from squeezenet_jax.training.compression import Constraint
 from squeezenet_jax.training.steps import (
     Steps,
     begin_state,
@@ -33,8 +34,18 @@ def compile_steps(settings: Settings, total_steps: int, steps_per_epoch: float, 
     eval_parts = _num_parts(model, sizes.eval_batch_size, data.image_size, mesh, training=False)
 
     init = functools.partial(draw_variables, model=model, data=data)
-    begin = functools.partial(begin_state, tx=tx)
-    train = functools.partial(train_step, model=model, tx=tx, learning_rate=rate, data=data, frozen=frozen, parts=parts)
+    constraint = Constraint(settings.compress, total_steps) if settings.compress.active else None
+    begin = functools.partial(begin_state, tx=tx, constraint=constraint)
+    train = functools.partial(
+        train_step,
+        model=model,
+        tx=tx,
+        learning_rate=rate,
+        data=data,
+        frozen=frozen,
+        constraint=constraint,
+        parts=parts,
+    )
     evaluate = functools.partial(eval_step, model=model, data=data, parts=eval_parts)
     output_stds = functools.partial(output_stds_step, model=model, data=data)
 

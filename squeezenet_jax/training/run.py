@@ -12,15 +12,17 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from squeezenet_jax import weights
 from squeezenet_jax.data import sources
 from squeezenet_jax.data.batches import Batch, EvalBatches, TrainBatches, in_parts
 from squeezenet_jax.data.loader import Loader, parallelism
 from squeezenet_jax.runs.checkpoint import Checkpoints
-from squeezenet_jax.runs.directory import RunDirectory
+from squeezenet_jax.runs.directory import COMPRESSED, RunDirectory
 from squeezenet_jax.settings import Settings
 from squeezenet_jax.system import devices, processes
 from squeezenet_jax.system.watchdog import Watchdog
 from squeezenet_jax.training import objective
+from squeezenet_jax.training.compression import Constraint
 from squeezenet_jax.training.monitor import Monitor, Reporter
 from squeezenet_jax.training.steps import Steps, TrainState
 
@@ -47,6 +49,7 @@ class Run:
     checkpoints: Checkpoints
     monitor: Monitor
     watchdog: Watchdog
+    constraint: Constraint | None
     should_stop: Callable[[], bool]
 
     def __post_init__(self) -> None:
@@ -65,11 +68,19 @@ class Run:
     def take_step(self, batch: Batch) -> None:
         """Dispatches one step; does not wait for it."""
         self.watchdog.phase(f"step {self.step + 1}")
+        if self.constraint and self.constraint.changes(self.step):
+            self._change_codes(self.constraint)
         self.state, tally = self.steps.train(self.state, devices.put_batch(batch, self.mesh), self.key)
         self.step += 1
         self._pace.add(tally)
         self.monitor.add(self.step, tally)
         self._check_finite()
+
+    def _change_codes(self, constraint: Constraint) -> None:
+        params, codes = constraint.change(self.step, *jax.device_get((self.state.params, self.state.codes)))
+        with jax.transfer_guard("allow"):
+            changed = devices.replicate({"params": params, "codes": codes}, self.mesh)
+        self.state = dataclasses.replace(self.state, **changed)
 
     def asked_to_stop(self) -> bool:
         return processes.should_stop(self.should_stop())
@@ -169,3 +180,9 @@ def is_evaluated(directory: RunDirectory, step: int) -> bool:
     """Whether the metrics have the evaluation after `step`, which a stop may have cut short."""
     found = any(record["split"] == "eval" and record["step"] == step for record in directory.read_metrics())
     return bool(processes.from_main(found))
+
+
+def write_compressed(directory: RunDirectory) -> None:
+    """Writes the run's newest weights, which are shared, as the compressed file whose bytes the report has."""
+    if processes.is_main():
+        weights.save(directory.path / COMPRESSED, weights.load(directory.path))

@@ -22,6 +22,7 @@ from squeezenet_jax.settings import DataSettings, Settings
 from squeezenet_jax.system import devices
 from squeezenet_jax.system.randomness import Purpose
 from squeezenet_jax.training import augment, objective
+from squeezenet_jax.training.compression import Constraint
 from squeezenet_jax.weights import transfer
 from squeezenet_jax.weights.bundle import collections
 
@@ -36,6 +37,7 @@ class TrainState:
     params: Any
     opt_state: optax.OptState
     model_state: Any = flax.struct.field(default_factory=dict)  # the network's other collections, if it has any
+    codes: Any = flax.struct.field(default_factory=dict)  # what compression removes and shares, if it does
 
     @property
     def variables(self) -> Variables:
@@ -54,9 +56,13 @@ def draw_variables(key: jax.Array, *, model: SqueezeNet, data: DataSettings) -> 
     return dict(model.init(jax.random.fold_in(key, Purpose.INIT), blank))
 
 
-def begin_state(variables: Variables, *, tx: optax.GradientTransformation) -> TrainState:
-    model_state = {name: collection for name, collection in variables.items() if name != "params"}
-    return TrainState(jnp.int32(0), variables["params"], tx.init(variables["params"]), model_state)
+def begin_state(
+    variables: Variables, *, tx: optax.GradientTransformation, constraint: Constraint | None = None
+) -> TrainState:
+    params, model_state = variables["params"], {name: x for name, x in variables.items() if name != "params"}
+    return TrainState(
+        jnp.int32(0), params, tx.init(params), model_state, constraint.begin(params) if constraint else {}
+    )
 
 
 def train_step(
@@ -69,6 +75,7 @@ def train_step(
     learning_rate: optax.Schedule,
     data: DataSettings,
     frozen: Collection[str] = (),
+    constraint: Constraint | None = None,
     parts: int = 1,
 ) -> tuple[TrainState, objective.Tally]:
     """One step of gradient descent on the mean loss of the batch; `key` is the run's, the same for every step.
@@ -76,6 +83,7 @@ def train_step(
     The gradient is added up over `parts` of the batch, one after the other, so that only a part's activations need
     memory; every random number belongs to an example, so the result is the same, up to rounding.
     `tx` follows the schedule `learning_rate`, which is here only to be logged, and leaves the `frozen` modules alone.
+    With a `constraint` the parameters stay among those that the state's codes allow.
     """
     count = jnp.maximum(jnp.sum(batch["mask"]), 1)
 
@@ -93,10 +101,14 @@ def train_step(
 
     gradient = functools.partial(jax.grad(part_of_mean_loss, has_aux=True), state.params)
     grads, (tally, model_state) = _sum_over_parts(gradient, batch, parts)
+    if constraint:
+        grads = constraint.project(grads, state.codes, state.step)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    if constraint:
+        params = constraint.project(params, state.codes, state.step)
     logged = {"grad_norm": optax.tree.norm(grads), "learning_rate": learning_rate(state.step)}
-    return TrainState(state.step + 1, params, opt_state, model_state), tally | logged
+    return TrainState(state.step + 1, params, opt_state, model_state, state.codes), tally | logged
 
 
 def _example_keys(key: jax.Array, purpose: Purpose, step: jax.Array, index_B: jax.Array) -> jax.Array:

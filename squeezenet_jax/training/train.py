@@ -17,8 +17,18 @@ from squeezenet_jax.runs.directory import RunDirectory
 from squeezenet_jax.settings import Settings
 from squeezenet_jax.system import devices, processes
 from squeezenet_jax.training.compilation import compile_steps
+from squeezenet_jax.training.compression import Constraint
 from squeezenet_jax.training.monitor import Monitor, Reporter
-from squeezenet_jax.training.run import Ended, Run, build_watchdog, is_evaluated, open_loader, read, restore
+from squeezenet_jax.training.run import (
+    Ended,
+    Run,
+    build_watchdog,
+    is_evaluated,
+    open_loader,
+    read,
+    restore,
+    write_compressed,
+)
 from squeezenet_jax.training.steps import LSUV_IMAGES, init_state
 from squeezenet_jax.weights import transfer
 
@@ -102,6 +112,7 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
             checkpoints=checkpoints,
             monitor=monitor,
             watchdog=watchdog,
+            constraint=Constraint(settings.compress, schedule.total_steps) if settings.compress.active else None,
             should_stop=should_stop,
         )
         directory.truncate_metrics(after=run.step)
@@ -112,6 +123,8 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
                 loop(run, schedule, cut_short)
         except Ended as end:
             return end.status
+        if settings.compress.share != "none":
+            write_compressed(directory)
     return "stalled" if processes.from_main(monitor.stalled) else "done"
 
 

@@ -102,6 +102,25 @@ def test_one_and_eight_devices_train_the_same(tiny, tmp_path, on_devices, norm):
     assert_equal(params_1, params_8, rtol=1e-3, atol=1e-5 if norm == "none" else 1e-4)
 
 
+@pytest.mark.parametrize("share", ["kmeans", "uniform"])
+def test_weights_that_are_removed_stay_so_and_shared_ones_stay_equal(tiny, tmp_path, share):
+    run(tiny(**COMPRESSED | {"compress__share": share}), tmp_path)
+    _, arrays = checkpoint.read_newest(tmp_path / "checkpoints")
+    kernels = {name: x for name, x in arrays.items() if name.startswith("params/") and name.endswith("kernel")}
+    removed = {name: arrays[name.replace("params/", "codes/")] == 0 for name in kernels}
+    assert kernels.keys() == removed.keys() and len(kernels) == 26
+    for name, kernel in kernels.items():
+        assert not kernel[removed[name]].any() and len(np.unique(kernel)) <= 8
+    assert not removed["params/conv1/kernel"].all()
+    pruned = {name: np.mean(mask) for name, mask in removed.items() if name != "params/conv1/kernel"}
+    sizes = {name: kernels[name].size for name in pruned}
+    share_removed = sum(pruned[name] * sizes[name] for name in pruned) / sum(sizes.values())
+    # k-means keeps every weight that pruning keeps; small multiples of a step round to 0, too.
+    assert share_removed == pytest.approx(0.6, abs=1e-3) if share == "kmeans" else share_removed > 0.599
+    before = checkpoint.read(tmp_path / "checkpoints/10.safetensors")
+    assert any((before[name] != kernel).any() for name, kernel in kernels.items())  # shared values are trained
+
+
 def test_same_seed_same_bits_other_seed_other_curve(tiny, tmp_path):
     _, params, metrics, _ = run(tiny(), tmp_path / "a")
     _, again, metrics_again, _ = run(tiny(), tmp_path / "b")
@@ -111,9 +130,20 @@ def test_same_seed_same_bits_other_seed_other_curve(tiny, tmp_path):
     assert curve(metrics) != curve(other)
 
 
-@pytest.mark.parametrize("norm", ["none", "batch"])
-def test_stopped_and_started_again_ends_with_the_same_bits(tiny, tmp_path, norm):
-    settings = tiny(model__norm=norm)
+COMPRESSED = {  # of 12 steps: weights go before steps 4 to 7 (from 0), are shared before step 9
+    "compress__prune": "global",
+    "compress__density": 0.4,
+    "compress__prune_from": 0.33,
+    "compress__prune_until": 0.6,
+    "compress__share": "kmeans",
+    "compress__bits": 3,
+    "compress__share_from": 0.75,
+}
+
+
+@pytest.mark.parametrize("variant", [{}, {"model__norm": "batch"}, COMPRESSED], ids=["plain", "norm", "compressed"])
+def test_stopped_and_started_again_ends_with_the_same_bits(tiny, tmp_path, variant):
+    settings = tiny(**variant)
     uninterrupted_status, uninterrupted, metrics, _ = run(settings, tmp_path / "whole")
     total_steps = 12
     moments = {1: 1, 4: 4, 5: 5, 6: 6, 8: 6, 13: 11, 16: 12}
