@@ -35,17 +35,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-size", type=int, help="px; the file takes images of this size only (default: the weights' own crop)"
     )
-    parser.add_argument("--int8", action="store_true", help="weights and activations of .onnx or .tflite in 8 bits")
+    parser.add_argument(
+        "--int8", action="store_true", default=None, help="weights and activations of .onnx or .tflite in 8 bits"
+    )
     parser.add_argument(
         "--calibrate", metavar="DIR", help="images of the network's kind; in its class folders, accuracy is counted"
     )
-    parser.add_argument("--per-tensor", action="store_true", help="of int8: one scale for all filters of a layer")
+    parser.add_argument(
+        "--per-tensor", action="store_true", default=None, help="of int8: one scale for all filters of a layer"
+    )
     parser.add_argument(
         "--max-drop",
         metavar="POINTS",
         type=float,
-        help="of int8: what top-1 on DIR may lose before the file is refused (default: 5); without classes, how many of "
-        "100 answers may change (default: 15)",
+        help="of int8: what top-1 on DIR may lose before the file is refused (default: 5); without classes, how many "
+        "of 100 answers may change (default: 15)",
     )
     for end in ("input", "output"):
         parser.add_argument(f"--{end}-type", choices=("float32", "int8", "uint8"), help="of int8 (default: float32)")
@@ -62,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from squeezenet_jax.system import devices
 
     # A wrong suffix, a missing package or device is told before anything is read.
-    suffix = export.check_out(args.out, args.opset, is_int8=args.int8)
+    suffix = export.check_out(args.out, args.opset, is_int8=bool(args.int8))
     export.load_format(suffix)
     if args.int8:
         export.load_format(suffix, export.INT8_FORMATS)
@@ -92,10 +96,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_int8(args: argparse.Namespace) -> None:
     """`--int8` and `--calibrate` come together; without them the other options of int8 mean nothing."""
-    if args.int8 != bool(args.calibrate):
+    if bool(args.int8) != bool(args.calibrate):
         raise UserError("--int8: needs --calibrate DIR, images of the network's kind, and --calibrate needs --int8")
     for option in INT8_OPTIONS:
-        if getattr(args, option) not in (None, False) and not args.int8:
+        if getattr(args, option) is not None and not args.int8:
             raise UserError(f"--{option.replace('_', '-')}: is of --int8")
 
 
@@ -107,7 +111,7 @@ def _int8(args: argparse.Namespace, loaded: "Weights") -> "Int8":
         print(note if note.startswith("left out: ") else f"note: {note}", file=sys.stderr)
     try:
         return export.Int8(
-            pictures, args.per_tensor, args.max_drop, args.input_type or "float32", args.output_type or "float32"
+            pictures, bool(args.per_tensor), args.max_drop, args.input_type or "float32", args.output_type or "float32"
         )
     except UserError as error:
         field, _, rest = str(error).partition(": ")
@@ -118,7 +122,7 @@ def _run_hub(args: argparse.Namespace) -> int:
     from squeezenet_jax.export import hub
 
     for option in ("opset", "image_size", "int8", "calibrate", *INT8_OPTIONS):
-        if getattr(args, option) not in (None, False):
+        if getattr(args, option) is not None:
             raise UserError(f"--{option.replace('_', '-')}: is not for --format hub")
     hub.check_out(args.out)
     loaded = arguments.load_weights(args.weights, args)

@@ -39,10 +39,11 @@ class Affine(NamedTuple):
 
     def quantize(self, x: np.ndarray) -> np.ndarray:
         limits = np.iinfo(self.number)
-        return np.clip(np.rint(x / self.scale) + self.zero_point, limits.min, limits.max).astype(self.number)
+        q = np.clip(np.rint(x / self.scale) + self.zero_point, limits.min, limits.max)
+        return np.asarray(q, self.number)
 
     def dequantize(self, q: np.ndarray) -> np.ndarray:
-        return ((q.astype(np.float32) - self.zero_point) * self.scale).astype(np.float32)
+        return np.asarray((q.astype(np.float32) - self.zero_point) * self.scale, np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,10 +34,8 @@ def quantize(network: Network, content: bytes, decoded: Decoded, asked: Int8) ->
         raise UserError(f"opset: {opset} is not allowed; with --int8 it must be at least {MIN_OPSET}")
     # The writer's graph is what pre-processing makes of others: constants folded, nothing to fuse. Shapes are inferred.
     add_pre_process_metadata(model)
-    groups = [f"{layer.name}/norm" for layer in network.layers() if layer.norm == "group"]
-    in_float = [
-        node.name for node in model.graph.node if any(f"{node.name}/".startswith(f"{name}/") for name in groups)
-    ]
+    groups = tuple(f"{layer.name}/norm/" for layer in network.layers() if layer.norm == "group")
+    in_float = [node.name for node in model.graph.node if f"{node.name}/".startswith(groups)]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "network.onnx"
         quantize_static(

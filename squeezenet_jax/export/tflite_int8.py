@@ -4,6 +4,8 @@ Its own calibration averages each tensor's range over the pictures with a forget
 twenty do not reach: of v1.0's 64 % on 100 photographs that leaves 44 %. So the ranges are those of all pictures.
 """
 
+import contextlib
+import io
 import warnings
 
 from litert_quantizer import qtyping
@@ -18,23 +20,21 @@ from squeezenet_jax.export.int8 import Decoded, Int8, Number
 from squeezenet_jax.export.network import Network
 from squeezenet_jax.export.tflite_file import SIGNATURE
 from squeezenet_jax.system.cores import cores
-from squeezenet_jax.system.errors import UserError
 
 EVERYTHING = ".*"  # whatever an operation's name
 
 
 def quantize(network: Network, content: bytes, decoded: Decoded, asked: Int8) -> bytes:
-    """The float file's `content` as an int8 file. Raises `UserError` for group normalisation."""
-    if network.arch.norm == "group":
-        raise UserError("int8: .tflite files of networks with group normalisation are not possible; .onnx ones are")
+    """The float file's `content` as an int8 file."""
     recipe = _recipe(asked)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*experimental_preserve_all_tensors")  # what calibration is
+    # The quantiser draws progress bars and warns of what calibration is, that all tensors are kept.
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
         calibrator = Calibrator(content, num_threads=cores(), qsv_update_func=min_max_update)
         for image_HWC in decoded.image_NHWC:
             calibrator.calibrate({SIGNATURE: [{"image": image_HWC[None]}]}, recipe)
-    quantizer = Quantizer(content, recipe.get_quantization_recipe())
-    result = quantizer.quantize(calibrator.get_model_qsvs(), enable_progress_bar=False, enable_progress_report=False)
+        quantizer = Quantizer(content, recipe.get_quantization_recipe())
+        result = quantizer.quantize(calibrator.get_model_qsvs(), enable_progress_report=False)
     return attach(bytes(result.quantized_model), network.metadata_as_text())
 
 
