@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from squeezenet_jax.commands import arguments
 from squeezenet_jax.network.trace import count
@@ -35,15 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-size", type=int, help="px; the file takes images of this size only (default: the weights' own crop)"
     )
-    parser.add_argument(
-        "--int8", action="store_true", default=None, help="weights and activations of .onnx or .tflite in 8 bits"
-    )
+    switch: dict[str, Any] = {"action": "store_true", "default": None}
+    parser.add_argument("--int8", **switch, help="weights and activations of .onnx or .tflite in 8 bits")
     parser.add_argument(
         "--calibrate", metavar="DIR", help="images of the network's kind; in its class folders, accuracy is counted"
     )
-    parser.add_argument(
-        "--per-tensor", action="store_true", default=None, help="of int8: one scale for all filters of a layer"
-    )
+    parser.add_argument("--per-tensor", **switch, help="of int8: one scale for all filters of a layer")
     parser.add_argument(
         "--max-drop",
         metavar="POINTS",
