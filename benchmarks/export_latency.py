@@ -1,12 +1,13 @@
 """Batch-1 latency of the exported files beside jax itself: one machine, one run, the same two threads for each.
 
-    python benchmarks/export_latency.py WEIGHTS [--preprocessing caffe] [--json FILE]
+    python benchmarks/export_latency.py WEIGHTS [--preprocessing caffe] [--calibrate DIR] [--json FILE]
 
-WEIGHTS is exported (and verified) to a temporary folder. Then the contenders take turns, A B C A B C ...: in each turn
-a few calls to warm up (the previous contender's threads may still be spinning), then timed ones, NumPy image in, NumPy
-logits out. A turn counts as its median call. The table has the turns' median, quartiles and best, and as speed the
-median of jax's time over the contender's in the same round, which a slow phase of the machine hardly touches. Other
-load hurts most those whose threads wait for each other actively (onnxruntime, LiteRT): look at the best turn too.
+WEIGHTS is exported (and verified) to a temporary folder; with --calibrate DIR, a folder of images of the network's
+kind, in int8 too, with floats at both ends. Then the contenders take turns, A B C A B C ...: in each turn a few calls to
+warm up (the previous contender's threads may still be spinning), then timed ones, NumPy image in, NumPy logits out. A
+turn counts as its median call. The table has the turns' median, quartiles and best, and as speed the median of jax's
+time over the contender's in the same round, which a slow phase of the machine hardly touches. Other load hurts most
+those whose threads wait for each other actively (onnxruntime, LiteRT): look at the best turn too.
 """
 
 import argparse
@@ -37,6 +38,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", metavar="WEIGHTS", help="any file or run that `convert` reads")
     parser.add_argument("--preprocessing", choices=("caffe", "torchvision"), help="overrides the file's")
+    parser.add_argument("--calibrate", metavar="DIR", help="images of the network's kind: also time int8 files")
     parser.add_argument("--threads", type=int, default=2, help="of each contender (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=40, help="turns of each contender (default: %(default)s)")
     parser.add_argument("--calls", type=int, default=10, help="timed calls in a turn (default: %(default)s)")
@@ -55,16 +57,43 @@ def limit_threads(threads: int) -> None:
     os.sched_setaffinity(0, cores[:threads])
 
 
-def contenders(weights_path: str, preprocessing: str | None, threads: int) -> tuple[dict[str, Call], np.ndarray]:
+def run_onnx(path: Path, image: np.ndarray, threads: int) -> Call:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    image_BCHW = np.ascontiguousarray(image.transpose(0, 3, 1, 2))  # its users have their images in this order
+    return lambda _: session.run(["logits"], {"image": image_BCHW})[0]
+
+
+def run_litert(path: Path, threads: int) -> Call:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=path.read_bytes(), num_threads=threads)
+    interpreter.allocate_tensors()
+    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def run(x: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(source["index"], x)
+        interpreter.invoke()
+        return np.asarray(interpreter.get_tensor(target["index"]))
+
+    return run
+
+
+def contenders(
+    weights_path: str, preprocessing: str | None, calibrate: str | None, threads: int
+) -> tuple[dict[str, Call], np.ndarray]:
     """Name -> call, and an image. Imports jax only now, after the cores are limited."""
     import jax
-    import onnxruntime
 
     from squeezenet_jax import export, weights
     from squeezenet_jax.export.verify import sample_images
     from squeezenet_jax.network import lowering
 
-    network = export.from_weights(weights.load(weights_path, preprocessing=preprocessing))
+    loaded = weights.load(weights_path, preprocessing=preprocessing)
+    network = export.from_weights(loaded)
     image = sample_images(network, 1)
     calls: dict[str, Call] = {}
 
@@ -82,28 +111,19 @@ def contenders(weights_path: str, preprocessing: str | None, threads: int) -> tu
 
         calls[".stablehlo, jax.export"] = export.load_format(".stablehlo").load(files[".stablehlo"])
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        session = onnxruntime.InferenceSession(files[".onnx"].read_bytes(), options, providers=["CPUExecutionProvider"])
-        image_BCHW = np.ascontiguousarray(image.transpose(0, 3, 1, 2))  # its users have their images in this order
-        calls[".onnx, onnxruntime"] = lambda _: session.run(["logits"], {"image": image_BCHW})[0]
-
-        from ai_edge_litert.interpreter import Interpreter
-
-        interpreter = Interpreter(model_content=files[".tflite"].read_bytes(), num_threads=threads)
-        interpreter.allocate_tensors()
-        (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
-
-        def run_litert(x: np.ndarray) -> np.ndarray:
-            interpreter.set_tensor(source["index"], x)
-            interpreter.invoke()
-            return np.asarray(interpreter.get_tensor(target["index"]))
-
-        calls[".tflite, LiteRT"] = run_litert
-
-    expected = network.reference(image)
-    for name, call in calls.items():
-        np.testing.assert_allclose(call(image), expected, atol=1e-4 * float(np.abs(expected).max()), err_msg=name)
+        calls[".onnx, onnxruntime"] = run_onnx(files[".onnx"], image, threads)
+        calls[".tflite, LiteRT"] = run_litert(files[".tflite"], threads)
+        expected = network.reference(image)
+        for name, call in calls.items():
+            np.testing.assert_allclose(call(image), expected, atol=1e-4 * float(np.abs(expected).max()), err_msg=name)
+        if calibrate:
+            int8 = export.Int8(export.pictures_in(calibrate, loaded))
+            for suffix in export.INT8_FORMATS:
+                path = Path(folder) / f"int8{suffix}"
+                exported = export.export(network, path, int8=int8)
+                print(f"{suffix} in int8: {exported.size:,} bytes; {exported.cost}")
+            calls[".onnx in int8, onnxruntime"] = run_onnx(Path(folder) / "int8.onnx", image, threads)
+            calls[".tflite in int8, LiteRT"] = run_litert(Path(folder) / "int8.tflite", threads)
     return calls, image
 
 
@@ -136,7 +156,7 @@ def summarise(turns: dict[str, list[float]]) -> list[dict[str, Any]]:
 def main() -> None:
     args = parse()
     limit_threads(args.threads)
-    calls, image = contenders(args.weights, args.preprocessing, args.threads)
+    calls, image = contenders(args.weights, args.preprocessing, args.calibrate, args.threads)
     turns = measure(calls, image, args.rounds, args.calls)
     rows = summarise(turns)
     size = "x".join(map(str, image.shape[1:]))

@@ -2,9 +2,12 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from squeezenet_jax.network import memory
+from squeezenet_jax.network.trace import Layer
 from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,3 +89,17 @@ def read_labels(path: str) -> tuple[str, ...]:
     from squeezenet_jax import weights
 
     return weights.read_labels(path_of(path), "--labels")
+
+
+def memory_lines(layers: Sequence[Layer], image_size: int) -> list[str]:
+    """A device's budget, for people: bytes of the weights, and of the activations of one image at their peak."""
+    peak = memory.peak_activations(layers, image_size)
+    weights = {precision: memory.weight_bytes(layers, precision) for precision in memory.VALUE_BYTES}
+    activations = {precision: peak.bytes(precision) for precision in memory.VALUE_BYTES}
+    return [
+        f"{name}: " + ", ".join(f"{count:,} bytes in {precision}" for precision, count in counts.items()) + where
+        for name, counts, where in (
+            ("weights", weights, ""),
+            ("peak activations", activations, f", at {peak.layer}, batch 1"),
+        )
+    ]

@@ -1,4 +1,4 @@
-"""summary: a variant's layers with their output shapes, parameters and MACs; imports no jax."""
+"""summary: a variant's layers with their output shapes, parameters and MACs, and its memory; imports no jax."""
 
 import argparse
 import dataclasses
@@ -7,8 +7,9 @@ import json
 from typing import Any
 
 from squeezenet_jax import settings
-from squeezenet_jax.network import architecture
-from squeezenet_jax.network.trace import count, trace
+from squeezenet_jax.commands import arguments
+from squeezenet_jax.network import architecture, memory
+from squeezenet_jax.network.trace import Layer, count, trace
 
 # What makes a table; each is an option, with the default and meaning of the setting of its name.
 METAPARAMETERS = tuple(inspect.signature(architecture.Metaparameters).parameters)
@@ -46,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
             | {"params": layer.params, "macs": layer.macs, "activation_size": layer.activation_size}
             for layer in layers
         ]
-        print(json.dumps({"params": params, "macs": macs, "layers": rows}, indent=2))
+        budget = {"params": params, "macs": macs, **_memory(layers, args.image_size)}
+        print(json.dumps(budget | {"layers": rows}, indent=2))
         return 0
     print(f"{'layer':<18}{'output H x W x C':>20}{'params':>12}{'MACs':>16}")
     for layer in layers:
@@ -56,4 +58,14 @@ def run(args: argparse.Namespace) -> int:
         numbers = f"{layer.params:>12,}{layer.macs:>16,}" if layer.params else ""
         print(f"{layer.name:<18}{shape:>20}{numbers}")
     print(f"{'total':<18}{f'{params * 4 / 2**20:.2f} MiB':>20}{params:>12,}{macs:>16,}")
+    print("\n".join(arguments.memory_lines(layers, args.image_size)))
     return 0
+
+
+def _memory(layers: list[Layer], image_size: int) -> dict[str, Any]:
+    peak = memory.peak_activations(layers, image_size)
+    return {
+        "weight_bytes": {precision: memory.weight_bytes(layers, precision) for precision in memory.VALUE_BYTES},
+        "peak_activation_bytes": {precision: peak.bytes(precision) for precision in memory.VALUE_BYTES},
+        "peak_activation_layer": peak.layer,
+    }

@@ -15,7 +15,7 @@ import numpy as np
 from squeezenet_jax.network.architecture import Architecture
 from squeezenet_jax.network.model import SqueezeNet
 from squeezenet_jax.network.trace import Layer, trace
-from squeezenet_jax.weights.bundle import Weights, flatten
+from squeezenet_jax.weights.bundle import Preprocessing, Weights, flatten
 
 PIXEL_STD = 64  # of photographs, 0 to 255, roughly
 
@@ -28,6 +28,7 @@ class Network:
       variables: what the flax model is applied to, nested by the paper's names: float32, HWIO kernels.
       params: the same by path, "fire2/squeeze1x1/kernel", whatever the collection.
       image_size: H = W of the images that the exported file takes; paddings depend on it, so it is fixed.
+      preprocessing: from a decoded image to the network's input.
       input_std: rough standard deviation of a preprocessed pixel (1 for normalised images, about 64 for 0 to 255).
       metadata: facts that travel inside the file: preprocessing, labels, provenance, all of them JSON.
     """
@@ -38,6 +39,7 @@ class Network:
     num_classes: int
     channels: int
     image_size: int
+    preprocessing: Preprocessing
     input_std: float
     metadata: Mapping[str, object]
 
@@ -87,6 +89,7 @@ def from_weights(weights: Weights, image_size: int | None = None) -> Network:
         num_classes=weights.num_classes,
         channels=weights.channels,
         image_size=preprocessing.crop,
+        preprocessing=preprocessing,
         input_std=PIXEL_STD * preprocessing.scale / float(np.mean(preprocessing.std)),
         metadata=metadata,
     )

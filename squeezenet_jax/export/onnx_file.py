@@ -8,6 +8,7 @@ Input `image`, float32 [batch, C, H, W] (batch is free); output `logits`, float3
 the names of the paper's layers. Read next: `stablehlo_file.py`.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
+from squeezenet_jax.export.int8 import Affine
 from squeezenet_jax.export.network import Network
 from squeezenet_jax.export.verify import Run
 from squeezenet_jax.network.architecture import NORM_EPSILON, Activation, group_size
@@ -26,6 +28,8 @@ from squeezenet_jax.system.errors import UserError
 
 BATCHES = (1, 3)
 DEFAULT_OPSET = 17  # 2022: old enough for the runtimes in use, and no newer opset has anything for this network
+LOGITS = "logits"
+QUANTIZATION = "quantization"  # metadata: what an integer input or output stands for, of an int8 file
 MIN_OPSET = 9  # the first whose weights need not be graph inputs too
 
 
@@ -39,14 +43,14 @@ def convert(network: Network, opset: int = DEFAULT_OPSET) -> bytes:
     graph = _Graph(network.params)
     for layer in layers:
         graph.append(layer)
-    logits = graph.node("Flatten", "logits", [graph.values[layers[-1].name]], axis=1)
+    graph.node("Flatten", LOGITS, [graph.values[layers[-1].name]], axis=1)
     opsets = [helper.make_opsetid("", opset)]
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             "SqueezeNet",
             [helper.make_tensor_value_info(IMAGE, TensorProto.FLOAT, ["batch", network.channels, size, size])],
-            [helper.make_tensor_value_info(logits, TensorProto.FLOAT, ["batch", network.num_classes])],
+            [helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["batch", network.num_classes])],
             initializer=graph.weights,
         ),
         producer_name="squeezenet_jax",
@@ -71,9 +75,16 @@ def load(path: Path) -> Run:
         reason = " ".join(str(error).split())
         raise UserError(f"onnxruntime {onnxruntime.__version__} refuses the file ({reason}); try --opset") from None
 
+    metadata = session.get_modelmeta().custom_metadata_map
+    image, logits = (
+        Affine(**json.loads(metadata[key])) if (key := f"{QUANTIZATION}/{name}") in metadata else None
+        for name in (IMAGE, LOGITS)
+    )
+
     def run(image_BHWC: np.ndarray) -> np.ndarray:
-        (logits,) = session.run(["logits"], {IMAGE: np.ascontiguousarray(image_BHWC.transpose(0, 3, 1, 2))})
-        return np.asarray(logits)
+        image_BCHW = np.ascontiguousarray(image_BHWC.transpose(0, 3, 1, 2))
+        (logits_BK,) = session.run([LOGITS], {IMAGE: image.quantize(image_BCHW) if image else image_BCHW})
+        return logits.dequantize(logits_BK) if logits else np.asarray(logits_BK)
 
     return run
 

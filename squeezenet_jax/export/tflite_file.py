@@ -6,7 +6,9 @@ interpreter's `resize_tensor_input` gives other batch sizes. The metadata are a 
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from litert_converter import converter_api_ext as converter
 from litert_converter.mlir import ir, passmanager
 
 from squeezenet_jax.export.attachment import attach
+from squeezenet_jax.export.int8 import Affine, Number
 from squeezenet_jax.export.network import Network
 from squeezenet_jax.export.stablehlo_file import lower
 from squeezenet_jax.export.verify import Run
@@ -43,8 +46,16 @@ def convert(network: Network) -> bytes:
 def load(path: Path) -> Run:
     """The file in LiteRT's interpreter, resized to each batch."""
     runner = Interpreter(model_content=path.read_bytes()).get_signature_runner(SIGNATURE)  # resizes on every call
+    image, logits = _affine(runner.get_input_details()["image"]), _affine(runner.get_output_details()["logits"])
 
     def run(image_BHWC: np.ndarray) -> np.ndarray:
-        return np.asarray(runner(image=image_BHWC)["logits"])
+        logits_BK = runner(image=image.quantize(image_BHWC) if image else image_BHWC)["logits"]
+        return logits.dequantize(logits_BK) if logits else np.asarray(logits_BK)
 
     return run
+
+
+def _affine(details: Mapping[str, Any]) -> Affine | None:
+    """What the integers of an int8 file's input or output stand for; None for floats."""
+    number = np.dtype(details["dtype"]).name
+    return None if number == "float32" else Affine(cast(Number, number), *details["quantization"])

@@ -15,6 +15,12 @@ from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import Preprocessing
 
 
+def images_below(folder: Path) -> list[Path]:
+    """Every file at any depth below a folder but hidden ones, sorted: images, as far as `read_image` can read them."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
 def read_image(path: Path, preprocessing: Preprocessing, *, upright: bool = False) -> np.ndarray:
     """float32 [crop, crop, C], normalised. `UserError` for a file that is no readable image or would be too large.
 

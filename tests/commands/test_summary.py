@@ -16,6 +16,8 @@ def test_a_table_shows_what_is_computed_and_what_it_costs(capsys):
     assert rows["fire3/sum"] == ["15", "x", "15", "x", "32"] and "fire2/sum" not in rows  # simple bypass shows
     assert not any("concat" in name for name in rows)
     assert rows["total"] == ["0.68", "MiB", "178,168", "7,233,376"]
+    # the image, 64 x 64 x 3 values, and conv1, 32 x 32 x 24
+    assert lines[-1] == "peak activations: 147,456 bytes in float32, 36,864 bytes in int8, at conv1, batch 1"
 
 
 def test_activations_are_options_too(capsys):
@@ -33,6 +35,8 @@ def test_json_has_every_column_and_adds_up(bypass, capsys):
     assert main(["summary", "--bypass", bypass, "--format", "json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["params"] == sum(layer["params"] for layer in summary["layers"])
+    assert summary["weight_bytes"]["float32"] == 4 * summary["params"]
+    assert summary["peak_activation_bytes"]["float32"] == 4 * summary["peak_activation_bytes"]["int8"]
     assert summary["layers"][1] == {
         "name": "pool1",
         "kind": "max_pool",

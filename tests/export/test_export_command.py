@@ -22,10 +22,14 @@ def test_export_prints_what_it_wrote_and_how_far_off_it_is(weights_file, tmp_pat
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (requirements-export.txt)")
     out = tmp_path / "net.onnx"
     assert main(["export", weights_file, str(out), "--opset", "13", "--image-size", "40"]) == 0
-    first, second, third = capsys.readouterr().out.splitlines()
+    first, second, third, *budget = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{weights_file} -> {out}: {out.stat().st_size:,} bytes")
     assert second == "40x40x3 images, preprocessing test, 6 classes"
     assert third.startswith("largest difference from the flax model at batch 1 and 3: ")
+    macs, parameters, activations = budget
+    assert (
+        macs.endswith(" MACs") and parameters.startswith("weights: ") and activations.startswith("peak activations: ")
+    )
     assert list(tmp_path.iterdir()) == [out]
 
 

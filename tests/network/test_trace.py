@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from squeezenet_jax.network import architecture, model, trace
+from squeezenet_jax.network import architecture, memory, model, trace
 from squeezenet_jax.network.architecture import FireSpec, StemSpec, build
 from squeezenet_jax.network.model import SqueezeNet
 from squeezenet_jax.network.trace import IMAGE, Layer, count
@@ -144,7 +144,7 @@ def test_every_layer_stands_after_those_that_it_reads_and_is_read_itself(version
     assert count(layers)[0] == sum(layer.params for layer in layers if layer.kind == "conv")
 
 
-@pytest.mark.parametrize("module", [architecture, trace, model], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [architecture, trace, memory, model], ids=lambda module: module.__name__)
 def test_examples_of_the_docstrings_hold(module):
     outcome = doctest.testmod(module)
     assert outcome.attempted > 0 and outcome.failed == 0
