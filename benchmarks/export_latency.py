@@ -3,11 +3,11 @@
     python benchmarks/export_latency.py WEIGHTS [--preprocessing caffe] [--calibrate DIR] [--json FILE]
 
 WEIGHTS is exported (and verified) to a temporary folder; with --calibrate DIR, a folder of images of the network's
-kind, in int8 too, with floats at both ends. Then the contenders take turns, A B C A B C ...: in each turn a few calls to
-warm up (the previous contender's threads may still be spinning), then timed ones, NumPy image in, NumPy logits out. A
-turn counts as its median call. The table has the turns' median, quartiles and best, and as speed the median of jax's
-time over the contender's in the same round, which a slow phase of the machine hardly touches. Other load hurts most
-those whose threads wait for each other actively (onnxruntime, LiteRT): look at the best turn too.
+kind, in int8 too, with floats at both ends. Then the contenders take turns, A B C A B C ...: in each turn a few calls
+to warm up (the previous contender's threads may still be spinning), then timed ones, NumPy image in, NumPy logits
+out. A turn counts as its median call. The table has the turns' median, quartiles and best, and as speed the median of
+jax's time over the contender's in the same round, which a slow phase of the machine hardly touches. Other load hurts
+most those whose threads wait for each other actively (onnxruntime, LiteRT): look at the best turn too.
 """
 
 import argparse

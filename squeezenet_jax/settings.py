@@ -153,7 +153,7 @@ class OptimizerSettings:
     momentum: float = setting(0.9, "sgd's momentum, adamw's beta 1", low=0, below=1)
     beta2: float = setting(0.999, "of adamw", low=0, below=1)
     weight_decay: float = setting(2e-4, "share of a weight that is added to its gradient; adamw's is decoupled", low=0)
-    decay_bias: bool = setting(True, "weight decay of biases too, as in Caffe")
+    decay_bias: bool = setting(True, "weight decay of biases and of norms' scales too, as in Caffe")
     clip_norm: float = setting(0.0, "largest norm of the whole gradient; 0: no clipping", low=0)
 
     def __post_init__(self) -> None:
@@ -228,6 +228,9 @@ class Settings:
         warmup, epochs = self.optimizer.warmup_epochs, self.train.epochs
         require("optimizer.warmup_epochs", warmup, warmup < epochs, f"below train.epochs, which is {epochs:g}")
         parts = self.train.accumulation_steps
+        if self.model.norm == "batch":
+            size = self.train.batch_size
+            require("train.batch_size", size, size > 1, "at least 2 with model.norm batch")
         if self.model.norm == "batch" and parts > 1:
             raise UserError(
                 f"train.accumulation_steps: {parts} is not allowed with model.norm batch, whose statistics need the "
@@ -270,16 +273,23 @@ OF_TABLE |= {f"model.{field.name}" for field in dataclasses.fields(Metaparameter
 OF_FILES = {"data.dir", "data.decoder", "data.exif_orientation"}  # of which digits has none
 
 
-def effective(settings: Settings) -> dict[str, Any]:
-    """The settings by dotted name, without those that have no effect beside the others: equal ones do the same."""
+def idle(settings: Settings) -> set[str]:
+    """The settings, by dotted name, that have no effect beside the others."""
     flat = nested.flatten(dataclasses.asdict(settings), ".")
-    idle = {name for name, (other, values) in ONLY_WITH.items() if flat[other] not in values} | OF_TABLE
+    names = {name for name, (other, values) in ONLY_WITH.items() if flat[other] not in values}
     if settings.data.name == "digits":
-        idle |= OF_FILES
+        names |= OF_FILES
     if not settings.optimizer.weight_decay:
-        idle.add("optimizer.decay_bias")
+        names.add("optimizer.decay_bias")
+    return names
+
+
+def effective(settings: Settings) -> dict[str, Any]:
+    """What the settings do, by dotted name, the table as one: equal ones do the same."""
+    left_out = idle(settings) | OF_TABLE
+    flat = nested.flatten(dataclasses.asdict(settings), ".")
     table = dataclasses.replace(settings.model.architecture(), bypass_relu=False)  # that has a line of its own
-    return {name: value for name, value in flat.items() if name not in idle} | {"table": table}
+    return {name: value for name, value in flat.items() if name not in left_out} | {"table": table}
 
 
 def from_config(config: Mapping[str, Any]) -> Settings:

@@ -15,6 +15,7 @@ from squeezenet_jax import settings
 from squeezenet_jax.data.archives import printable
 from squeezenet_jax.network.architecture import VERSIONS, Architecture
 from squeezenet_jax.network.trace import count
+from squeezenet_jax.system import nested
 from squeezenet_jax.weights.bundle import Weights
 from squeezenet_jax.weights.formats.torchvision_layout import ASSUMED
 
@@ -67,8 +68,9 @@ def wilson(correct: float, total: int) -> tuple[float, float]:
 
 def deciding(run: settings.Settings) -> dict[str, Any]:
     """The settings that decide the result, by dotted name; weights to start from without the path where they lay."""
-    left_out = {*settings.PLACES, "model.init_from"}
-    found = {name: value for name, value in settings.effective(run).items() if name not in left_out}
+    left_out = settings.idle(run) | settings.PLACES | {"model.init_from"}
+    flat = nested.flatten(dataclasses.asdict(run), ".")
+    found = {name: value for name, value in flat.items() if name not in left_out}
     return found | {"model.start": "init_from" if run.model.weights else "scratch"}
 
 

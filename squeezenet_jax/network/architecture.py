@@ -262,8 +262,8 @@ def build(
 def group_size(channels: int) -> int:
     """How many channels group normalisation takes together: 16 or, where that does not divide them, the next that does.
 
-    With 16 channels a group Wu & He (arXiv 1803.08494, Table 3) lose 0.3 points against the best number of groups;
-    their default of 32 groups would leave squeeze layers with single channels.
+    16 channels a group are among the best that Wu & He tried (arXiv 1803.08494, Table 3); their default, 32 groups,
+    would leave squeeze layers with single channels.
     """
     return next((size for size in range(16, channels) if channels % size == 0), channels)
 

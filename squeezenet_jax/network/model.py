@@ -34,7 +34,7 @@ from squeezenet_jax.system.errors import check_choice
 
 KERNEL_INITS = ("glorot_uniform", "lecun_uniform", "he_uniform", "orthogonal")  # linen's names
 CONV10_INITS = ("same", "normal_0.01")
-MOMENTUM = 0.9  # of the running averages, as in PyTorch: runs of a few hundred steps have to fill them
+MOMENTUM = 0.9  # of the running averages, PyTorch's: runs of a few hundred steps have to fill them
 
 
 class Conv(nn.Module):
@@ -60,7 +60,7 @@ class Conv(nn.Module):
         shape = (*self.kernel_size, lowering.num_channels(x), self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        norm = None
+        norm: Callable[[jax.Array], jax.Array] | None = None
         if self.norm != "none":
             scale = self.param("scale", nn.initializers.ones, (self.features,))
             norm = functools.partial(_group_norm, scale_C=scale, bias_C=bias)
@@ -68,9 +68,11 @@ class Conv(nn.Module):
             mean = self.variable("batch_stats", "mean", jnp.zeros, (self.features,))
             var = self.variable("batch_stats", "var", jnp.ones, (self.features,))
             norm = functools.partial(_batch_norm, mask_B, mean, var, scale_C=scale, bias_C=bias)
-            if mask_B is None:  # with constants for statistics it is linear: part of the convolution
+            if mask_B is None:
                 factor = scale * (var.value + NORM_EPSILON) ** -0.5
-                kernel, bias, norm = kernel * factor, bias - mean.value * factor, None
+                norm = functools.partial(_affine, mean_C=mean.value, factor_C=factor, bias_C=bias)
+                if self.dtype == jnp.float32:  # part of the convolution; in half precision, rounding would show
+                    kernel, bias, norm = kernel * factor, bias - mean.value * factor, None
         kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
         y = lowering.conv(x, kernel, None if pool or norm else bias, strides=self.strides, padding=self.padding)
         self.sow("intermediates", "output", y)
@@ -238,6 +240,10 @@ def _batch_norm(
     for average, now in ((running_mean, mean), (running_var, var)):
         average.value = jnp.where(count > 0, MOMENTUM * average.value + (1 - MOMENTUM) * now, average.value)
     return (x - mean) * (scale_C * jax.lax.rsqrt(var + NORM_EPSILON)) + bias_C
+
+
+def _affine(x_BHWC: jax.Array, *, mean_C: jax.Array, factor_C: jax.Array, bias_C: jax.Array) -> jax.Array:
+    return (x_BHWC.astype(jnp.float32) - mean_C) * factor_C + bias_C
 
 
 def _group_norm(x_BHWC: jax.Array, *, scale_C: jax.Array, bias_C: jax.Array) -> jax.Array:

@@ -45,8 +45,8 @@ def build_optimizer(
 ) -> optax.GradientTransformation:
     """One of `OPTIMIZERS` behind gradient clipping.
 
-    Weight decay leaves biases out unless `decay_bias` (Caffe decays them too). The modules named in `frozen` ("conv1",
-    "fire2") stay as they are, weight decay included.
+    Weight decay leaves biases and norms' scales out unless `decay_bias` (Caffe decays them too). The modules named in
+    `frozen` ("conv1", "fire2") stay as they are, weight decay included.
     """
 
     def decayed(params: Any) -> Any:

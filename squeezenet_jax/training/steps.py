@@ -85,6 +85,8 @@ def train_step(
     `tx` follows the schedule `learning_rate`, which is here only to be logged, and leaves the `frozen` modules alone.
     With a `constraint` the parameters stay among those that the state's codes allow.
     """
+    if parts > 1 and state.model_state:
+        raise ValueError(f"a network that keeps {', '.join(state.model_state)} cannot have its batch cut up")
     count = jnp.maximum(jnp.sum(batch["mask"]), 1)
 
     def part_of_mean_loss(params: Any, part: Batch) -> tuple[jax.Array, tuple[objective.Tally, Variables]]:

@@ -97,6 +97,8 @@ class Weights:
                 raise UserError(f"{name}: type {x.dtype} is not allowed; it must be float32")
             if not np.isfinite(x).all():
                 raise UserError(f"{name}: has values that are not finite")
+            if name.endswith("/var") and x.min() < 0:
+                raise UserError(f"{name}: has negative variances")
         if self.channels != self.preprocessing.channels:
             raise UserError(
                 f"preprocessing {self.preprocessing.name} gives {self.preprocessing.channels} channels, "

@@ -29,7 +29,7 @@ def initial_params(model: ModelSettings, data: DataSettings) -> dict[str, Any]:
     if given.channels != data.channels:
         raise UserError(f"data.channels: {data.channels} does not match model.init_from, which takes {given.channels}")
     _check_geometry(given.arch, model.architecture(), model.geometry)
-    for field in ("activation", "squeeze_activation"):
+    for field in ("norm", "activation", "squeeze_activation"):
         ours, theirs = getattr(model, field), getattr(given.arch, field)
         if ours != theirs:
             raise UserError(f"model.{field}: {ours} is not that of the weights in model.init_from, which is {theirs}")

@@ -30,7 +30,7 @@ def changed_arch(**changes):
 def changed_kernel(network):
     """One filter of one layer, a hundredth larger."""
     params = jax.tree.map(np.copy, dict(network.params))
-    params["fire5"]["expand3x3"]["kernel"][..., 0] *= 1.01
+    params["fire5/expand3x3/kernel"][..., 0] *= 1.01
     return dataclasses.replace(network, params=params)
 
 
@@ -78,7 +78,7 @@ def test_same_padding_on_the_wrong_side_is_caught(make_weights, tmp_path, monkey
 
 
 def test_logits_that_do_not_depend_on_the_image_prove_nothing(network):
-    dead = dataclasses.replace(network, params=jax.tree.map(np.zeros_like, dict(network.params)))
+    dead = dataclasses.replace(network, variables=jax.tree.map(np.zeros_like, dict(network.variables)))
     with pytest.raises(UserError, match=r"cannot verify the export: .* do not depend on the image"):
         verify(dead, dead.reference, (1, 3))
 

@@ -200,6 +200,20 @@ def test_batch_norm_is_by_the_statistics_of_the_examples_that_count():
     assert not untouched["batch_stats"]["mean"].any() and (untouched["batch_stats"]["var"] == 1).all()
 
 
+def test_in_half_precision_an_evaluation_with_batch_norm_is_as_exact_as_training():
+    """With a mean of thirty standard deviations, which both have to take away."""
+    x = jax.random.normal(jax.random.key(0), (64, 4, 4, 8)) + 30
+    conv = Conv(8, (1, 1), norm="batch", dtype=jnp.bfloat16)
+    variables = conv.init(jax.random.key(1), x)
+    variables["params"]["kernel"] = jnp.eye(8)[None, None]
+    variables["batch_stats"] = {"mean": x.mean((0, 1, 2)), "var": x.var((0, 1, 2))}
+    evaluated = conv.apply(variables, x).astype(jnp.float32)
+    trained = conv.apply(variables, x, jnp.ones(64), mutable=["batch_stats"])[0].astype(jnp.float32)
+    exact = (x - x.mean((0, 1, 2))) / x.std((0, 1, 2))
+    assert abs(evaluated - exact).mean() < 1.1 * abs(trained - exact).mean()
+    assert np.abs((evaluated - exact).mean((0, 1, 2))).max() < 0.01  # nor is a channel shifted
+
+
 @pytest.mark.parametrize(("channels", "groups"), [(64, 4), (40, 2), (7, 1), (34, 2)])
 def test_group_norm_is_by_the_statistics_of_sixteen_channels_or_more_of_an_example(channels, groups):
     """Wu & He, arXiv 1803.08494, Eqs. 1 to 3, in float64."""

@@ -125,6 +125,12 @@ def test_masked_examples_change_nothing_about_a_step(tiny, parts, norm):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), stats_among, stats)
 
 
+def test_statistics_of_a_batch_are_not_those_of_its_parts(tiny):
+    settings = tiny(model__norm="batch")
+    with pytest.raises(ValueError, match="batch_stats cannot have its batch cut up"):
+        one_step(settings, a_batch(settings.data, 4), parts=2)
+
+
 def test_a_batch_of_which_nothing_could_be_read_leaves_the_parameters_alone(tiny):
     batch = a_batch(tiny().data, 4)
     update, tally = one_step(tiny(), batch | {"mask": np.zeros(4, np.int32)})

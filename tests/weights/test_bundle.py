@@ -13,7 +13,15 @@ from weight_files import CLASSES, tiny_arch, tiny_weights
 from squeezenet_jax.network import architecture
 from squeezenet_jax.network.model import SqueezeNet
 from squeezenet_jax.system.errors import UserError
-from squeezenet_jax.weights.bundle import PREPROCESSINGS, Preprocessing, flatten, listing, parameter_shapes, unflatten
+from squeezenet_jax.weights.bundle import (
+    PREPROCESSINGS,
+    Preprocessing,
+    Weights,
+    flatten,
+    listing,
+    parameter_shapes,
+    unflatten,
+)
 from squeezenet_jax.weights.formats import metadata
 
 VARIANTS = list(itertools.product(architecture.VERSIONS, architecture.BYPASSES, architecture.GEOMETRIES))
@@ -192,3 +200,12 @@ def test_preprocessing_is_what_the_publishers_document():
     assert PREPROCESSINGS["torchvision"] == Preprocessing(
         "torchvision", 256, "short_side", 224, "RGB", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     )
+
+
+def test_negative_variances_are_refused():
+    arch = architecture.build("v1.1", width=0.125, norm="batch")
+    shapes = parameter_shapes(arch, channels=3, num_classes=3)
+    params = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    params["fire2/squeeze1x1/var"] -= 2
+    with pytest.raises(UserError, match="fire2/squeeze1x1/var: has negative variances"):
+        Weights(arch, unflatten(params), 3, 3, PREPROCESSINGS["caffe"])
