@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "squeezenet_jax"
 # Every folder (and lone module) of the package; each imports only from those before it.
-ORDER = ["system", "network", "settings", "data", "runs", "weights", "training", "export", "report", "experiment"]
-ORDER += ["commands", "__init__", "__main__"]
+ORDER = ["system", "network", "settings", "data", "runs", "weights", "training", "compress", "export"]
+ORDER += ["report", "experiment", "commands", "__init__", "__main__"]
 STANDARD_LIBRARY_ONLY = ["__init__", "settings", "network.architecture", "network.trace"]
 STANDARD_LIBRARY_ONLY += [f"system.{name}" for name in ("atomic", "cores", "errors", "fields", "malloc", "nested")]
 STANDARD_LIBRARY_ONLY += ["system.randomness"]
