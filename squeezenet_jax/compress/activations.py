@@ -41,7 +41,10 @@ def pre_activation(layer: Layer, inputs: Sequence[Array], flat: Mapping[str, Arr
 
 
 def activation(layer: Layer, x: Array) -> Array:
-    return jnp.maximum(x, 0) if layer.activation == "relu" else x
+    if layer.activation == "none":
+        return x
+    y: Array = getattr(jax.nn, layer.activation)(x)
+    return y
 
 
 @functools.partial(jax.jit, static_argnums=0)

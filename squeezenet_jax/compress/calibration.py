@@ -31,10 +31,10 @@ from squeezenet_jax.weights.quantized import QuantizedLayer
 
 MADE_UP_FOR = 0.5  # the share of the earlier layers' errors that a layer's weights make up for
 BIAS_MANTISSA = 6  # bits that a bias keeps
-PRUNING_PRICE = 0.0  # of a bit, as a share of what it is worth at this kappa
 LOG_KAPPA = (-16.0, 6.0)  # from where weights have more bits than are kept to where all are 0; natural logarithm
 SEARCHES, PASSES = 14, 5
 CLOSE = 0.995  # of the budget is close enough
+MAX_IMAGES = 400  # all outputs of a layer are in memory: 2 networks x 5 MB for each image of 227 px
 
 
 def calibrate(
@@ -51,14 +51,18 @@ def calibrate(
 
     Args:
       images: paths of photographs, or a folder with some at any depth; some hundred are better than one hundred.
-        Their classes are not asked for.
+        Their classes are not asked for. Of more than 400 about so many are used, evenly spread over the folder.
       num_bytes: of the whole file, as `size_of` counts them.
       size_of: bytes of the file with these layers.
       report: gets a line whenever something is done.
 
     Raises:
-      UserError: no images, one that cannot be read, or a budget that not even a network of zeros would keep.
+      UserError: no images, one that cannot be read, a budget that not even a network of zeros would keep, or a network
+        with batch or group normalisation.
     """
+    norm = getattr(weights.arch, "norm", "none")
+    if norm != "none":
+        raise UserError(f"norm: {norm} normalisation cannot be calibrated; only a network without any can")
     image_NHWC = _read(images, weights, report)
     work = _Work(weights, image_NHWC, report)
     smallest = size_of(work.rounded_apart(LOG_KAPPA[1]))
@@ -101,7 +105,7 @@ def _read(images: str | Path | Sequence[str | Path], weights: Weights, report: C
     whole_folder = isinstance(images, str | Path)
     paths = _below(Path(images).expanduser()) if isinstance(images, str | Path) else [Path(path) for path in images]
     read = []
-    for path in paths:
+    for path in paths[:: -(-len(paths) // MAX_IMAGES) or 1]:
         try:
             read.append(read_image(path, weights.preprocessing))
         except UserError as error:
@@ -131,6 +135,7 @@ class _Work:
         self.num_weights = sum(int(np.count_nonzero(self.flat[f"{name}/kernel"])) for name in self.convolutions)
         report(f"measuring how sensitive {len(self.convolutions)} layers are, on {len(image_NHWC)} images")
         self.sensitivity = sensitivity.measure(self.layers, self.flat, image_NHWC)
+        self.left: dict[str, float] = {}
         self.of_weight: dict[str, float] = {}
         self.ratio: dict[str, float] = {}
         for layer, (x_NHWC,) in self._walk([self.flat]):
@@ -138,8 +143,8 @@ class _Work:
             # What a systematic error of a weight costs, over what errors that differ from position to position would.
             self.ratio[layer.name] = self.sensitivity[layer.name].trace / max(float(np.trace(moment.product_DD)), 1e-30)
             left = np.diag(np.linalg.cholesky(rounding.damped(moment.product_DD))) ** 2
-            per_channel = math.exp(float(np.log(left).mean())) / layer.shape[2]
-            self.of_weight[layer.name] = max(self.ratio[layer.name] * per_channel, 1e-30)
+            self.left[layer.name] = math.exp(float(np.log(left).mean()))
+            self.of_weight[layer.name] = max(self.ratio[layer.name] * self.left[layer.name] / layer.shape[2], 1e-30)
         report("measured")
 
     @property
@@ -174,7 +179,7 @@ class _Work:
         kernel_HWIO = self.flat[f"{layer.name}/kernel"]
         weight_OD = kernel_HWIO.reshape(-1, layer.shape[2]).T.astype(np.float64)
         slope_OD = MADE_UP_FOR * weight_OD @ (moment.cross_DD - moment.product_DD)
-        code_OD = rounding.compensated(weight_OD, moment.product_DD, step, slope_OD=slope_OD)
+        code_OD = rounding.compensated(weight_OD, moment.product_DD, step, slope_OD)
         # The mean of what is left over: W y - Q x.
         missing_O = (weight_OD @ moment.should_D - step * code_OD @ moment.sum_D) / (moment.weight or 1.0)
         bias_O = _short((self.flat[f"{layer.name}/bias"] + missing_O).astype(np.float32))

@@ -12,31 +12,14 @@ they leave can still be made up for. This is the compensation of optimal brain c
 (2210.17323), written as Babai's nearest plane: with Cholesky's factor of M itself no inverse is needed. Unlike in GPTQ,
 every output channel has its own weights that are kept, so its own M; the rows are computed side by side.
 
-With a price, q_i minimises R_ii^2 (c_i - q_i)^2 + price bits(q_i), over the two nearest multiples and 0: the cheaper
-code where the error is about equal, and removal with compensation.
-
 Letters: O output channels, D = H W I weights each, n of them kept, at most.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 
 DAMPING = 0.01  # of M's mean diagonal, added to its diagonal: what few images say about rare directions is not trusted
 CHUNK_VALUES = 1 << 25  # of the rows' matrices at a time: 256 MiB
 MAX_CODE = 255  # the largest multiple of the step
-
-
-class Price(NamedTuple):
-    """What codes cost. `per_bit`: of the error. `value`: bits of the codes -MAX_CODE to MAX_CODE, if not 0.
-
-    `kept_OD` and `removed_OD`: bits that say of each weight that it is, or is not, one of those.
-    """
-
-    per_bit: float
-    value: np.ndarray
-    kept_OD: np.ndarray
-    removed_OD: np.ndarray
 
 
 def damped(moment_DD: np.ndarray) -> np.ndarray:
@@ -47,11 +30,7 @@ def damped(moment_DD: np.ndarray) -> np.ndarray:
 
 
 def compensated(
-    weight_OD: np.ndarray,
-    moment_DD: np.ndarray,
-    step: float,
-    price: Price | None = None,
-    slope_OD: np.ndarray | None = None,
+    weight_OD: np.ndarray, moment_DD: np.ndarray, step: float, slope_OD: np.ndarray | None = None
 ) -> np.ndarray:
     """int64 [O, D]: the weights as multiples of the step. What is 0 stays 0.
 
@@ -71,23 +50,18 @@ def compensated(
         chunk = slice(start, start + rows)
         index = index_On[chunk]
         free = np.take_along_axis(free_OD[chunk], index, 1)
+        weight = np.take_along_axis(weight_OD[chunk], index, 1)
+        slope = np.zeros_like(weight) if slope_OD is None else np.take_along_axis(slope_OD[chunk], index, 1) * free
         if free_OD.all():  # all rows have the same matrix
             matrix = moment_DD[np.ix_(by_moment_D, by_moment_D)][None]
+            weight = weight + np.linalg.solve(matrix[0], slope.T).T
         else:
             matrix = _of_free(moment_DD, index, free)
-        weight = np.take_along_axis(weight_OD[chunk], index, 1)
-        if slope_OD is not None:
-            slope = np.take_along_axis(slope_OD[chunk], index, 1) * free
             weight = weight + np.linalg.solve(matrix, slope[..., None])[..., 0]
         factor = np.linalg.cholesky(matrix).transpose(0, 2, 1)
-        code = _nearest_plane(weight, free, factor, step, None if price is None else _of_rows(price, chunk, index))
+        code = _nearest_plane(weight, free, factor, step)
         np.put_along_axis(code_OD[chunk], index, code, 1)
     return code_OD
-
-
-def _of_rows(price: Price, chunk: slice, index: np.ndarray) -> Price:
-    kept, removed = (np.take_along_axis(bits[chunk], index, 1) for bits in (price.kept_OD, price.removed_OD))
-    return price._replace(kept_OD=kept, removed_OD=removed)
 
 
 def _of_free(moment_DD: np.ndarray, index_On: np.ndarray, free_On: np.ndarray) -> np.ndarray:
@@ -99,9 +73,7 @@ def _of_free(moment_DD: np.ndarray, index_On: np.ndarray, free_On: np.ndarray) -
     return matrix_Onn
 
 
-def _nearest_plane(
-    weight_On: np.ndarray, free_On: np.ndarray, factor_Onn: np.ndarray, step: float, price: Price | None
-) -> np.ndarray:
+def _nearest_plane(weight_On: np.ndarray, free_On: np.ndarray, factor_Onn: np.ndarray, step: float) -> np.ndarray:
     error_On = np.zeros(weight_On.shape)
     code_On = np.zeros(weight_On.shape, np.int64)
     for i in range(weight_On.shape[1] - 1, -1, -1):
@@ -109,19 +81,6 @@ def _nearest_plane(
         later = factor_Onn[:, i, i + 1 :] / diagonal[:, None]
         target = weight_On[:, i] + np.sum(later * error_On[:, i + 1 :], axis=1)
         code = np.clip(np.rint(target / step), -MAX_CODE, MAX_CODE).astype(np.int64)
-        if price is not None:
-            code = _cheapest(target, diagonal, code, step, price, i)
         code_On[:, i] = np.where(free_On[:, i], code, 0)
         error_On[:, i] = weight_On[:, i] - code_On[:, i] * step
     return code_On
-
-
-def _cheapest(
-    target: np.ndarray, diagonal: np.ndarray, nearest: np.ndarray, step: float, price: Price, i: int
-) -> np.ndarray:
-    choices = np.stack([nearest, nearest - np.sign(nearest), np.zeros_like(nearest)], axis=1)
-    bits = price.kept_OD[:, i, None] + price.value[choices + MAX_CODE]
-    bits[choices == 0] = np.broadcast_to(price.removed_OD[:, i, None], choices.shape)[choices == 0]
-    cost = (diagonal[:, None] * (target[:, None] - choices * step)) ** 2 + price.per_bit * bits
-    best: np.ndarray = np.take_along_axis(choices, cost.argmin(axis=1)[:, None], 1)[:, 0]
-    return best

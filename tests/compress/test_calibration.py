@@ -1,5 +1,6 @@
 """A whole small network, calibrated; a slow test has the published one."""
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -117,6 +118,16 @@ def test_wrong_input_is_one_line(network, photographs, tmp_path):
         with pytest.raises(UserError, match=words) as error:
             calibrate(network, images, num_bytes=num_bytes)
         assert "\n" not in str(error.value)
+
+
+def test_a_network_with_a_norm_is_refused(network, photographs):
+    class Normalised:
+        norm = "batch"
+
+    normalised = copy.copy(network)
+    object.__setattr__(normalised, "arch", Normalised())
+    with pytest.raises(UserError, match="norm: batch normalisation cannot be calibrated"):
+        calibrate(normalised, photographs, num_bytes=10_000)
 
 
 def test_what_is_no_image_in_a_folder_is_left_out(network, photographs, tmp_path):
