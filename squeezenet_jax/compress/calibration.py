@@ -135,16 +135,14 @@ class _Work:
         self.num_weights = sum(int(np.count_nonzero(self.flat[f"{name}/kernel"])) for name in self.convolutions)
         report(f"measuring how sensitive {len(self.convolutions)} layers are, on {len(image_NHWC)} images")
         self.sensitivity = sensitivity.measure(self.layers, self.flat, image_NHWC)
-        self.left: dict[str, float] = {}
         self.of_weight: dict[str, float] = {}
-        self.ratio: dict[str, float] = {}
         for layer, (x_NHWC,) in self._walk([self.flat]):
             moment = self._moments(layer, x_NHWC, x_NHWC)
             # What a systematic error of a weight costs, over what errors that differ from position to position would.
-            self.ratio[layer.name] = self.sensitivity[layer.name].trace / max(float(np.trace(moment.product_DD)), 1e-30)
+            ratio = self.sensitivity[layer.name].trace / max(float(np.trace(moment.product_DD)), 1e-30)
             left = np.diag(np.linalg.cholesky(rounding.damped(moment.product_DD))) ** 2
-            self.left[layer.name] = math.exp(float(np.log(left).mean()))
-            self.of_weight[layer.name] = max(self.ratio[layer.name] * self.left[layer.name] / layer.shape[2], 1e-30)
+            per_channel = math.exp(float(np.log(left).mean())) / layer.shape[2]
+            self.of_weight[layer.name] = max(ratio * per_channel, 1e-30)
         report("measured")
 
     @property

@@ -17,7 +17,7 @@ Letters: O output channels, D = H W I weights each, n of them kept, at most.
 
 import numpy as np
 
-DAMPING = 0.01  # of M's mean diagonal, added to its diagonal: what few images say about rare directions is not trusted
+DAMPING = 0.03  # of M's mean diagonal, added to its diagonal: what few images say about rare directions is not trusted
 CHUNK_VALUES = 1 << 25  # of the rows' matrices at a time: 256 MiB
 MAX_CODE = 255  # the largest multiple of the step
 
