@@ -121,7 +121,7 @@ def _calibrated(described: "Weights", images: Path, num_bytes: int) -> "list[Qua
     from squeezenet_jax.weights.formats import compressed
 
     besides = compressed.overhead(described)
-    layers: list[QuantizedLayer] = compress.calibrate(  # type: ignore[attr-defined]
+    layers: list[QuantizedLayer] = compress.calibrate(
         described,
         images,
         num_bytes=num_bytes,

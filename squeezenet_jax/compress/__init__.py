@@ -1,1 +1,5 @@
-"""Making trained weights small: magnitude and k-means (`sharing.py`). What comes out is `QuantizedLayer`s."""
+"""Fewer bytes for trained weights. Read next: `calibration.py`."""
+
+from squeezenet_jax.compress.calibration import calibrate
+
+__all__ = ["calibrate"]
