@@ -91,7 +91,7 @@ def fails(capsys, *argv):
 
 def test_a_large_batch_is_computed_in_parts_with_the_same_logits(network):
     images = np.random.default_rng(2).normal(size=(50, 33, 33, 3)).astype(np.float32)
-    parts = functools.partial(lowering.num_microbatches, network.arch, image_size=33)
+    parts = functools.partial(lowering.num_microbatches, network.arch, image_size=33, training=False)
     assert (parts(64), parts(25)) == (2, 1)
     logits = compile_forward(network, 64)(images)
     halves = compile_forward(network, 25)
