@@ -76,6 +76,7 @@ class Conv(nn.Module):
         kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
         y = lowering.conv(x, kernel, None if pool or norm else bias, strides=self.strides, padding=self.padding)
         self.sow("intermediates", "output", y)
+        assert not (norm and pool), "a pool does not go before a norm"
         if norm:
             return norm(y).astype(self.dtype)
         return lowering.add_bias(pool(y), bias) if pool else y
@@ -236,10 +237,12 @@ def _batch_norm(
     x, count = x_BHWC.astype(jnp.float32), jnp.sum(mask_B)
     weight = (mask_B / (jnp.maximum(count, 1) * x.shape[1] * x.shape[2]))[:, None, None, None]
     mean = jnp.sum(weight * x, (0, 1, 2))
-    var = jnp.sum(weight * (x - mean) ** 2, (0, 1, 2))
+    # Without an example variance is 0, and what is multiplied by 1 / sqrt(1e-5) in every layer soon overflows.
+    centred = jnp.where(weight > 0, x - mean, 0)
+    var = jnp.sum(weight * centred**2, (0, 1, 2))
     for average, now in ((running_mean, mean), (running_var, var)):
         average.value = jnp.where(count > 0, MOMENTUM * average.value + (1 - MOMENTUM) * now, average.value)
-    return (x - mean) * (scale_C * jax.lax.rsqrt(var + NORM_EPSILON)) + bias_C
+    return centred * (scale_C * jax.lax.rsqrt(var + NORM_EPSILON)) + bias_C
 
 
 def _affine(x_BHWC: jax.Array, *, mean_C: jax.Array, factor_C: jax.Array, bias_C: jax.Array) -> jax.Array:
@@ -249,18 +252,20 @@ def _affine(x_BHWC: jax.Array, *, mean_C: jax.Array, factor_C: jax.Array, bias_C
 def _group_norm(x_BHWC: jax.Array, *, scale_C: jax.Array, bias_C: jax.Array) -> jax.Array:
     """Group normalisation, by groups of neighbouring channels.
 
-    The mean over a group is a convolution with a constant kernel: LiteRT cannot reshape batches of any size.
+    The mean over a group is two convolutions with constant kernels, C to G to C channels: LiteRT cannot reshape batches
+    of any size.
     """
     x, C = x_BHWC.astype(jnp.float32), x_BHWC.shape[-1]
-    group = np.arange(C) // group_size(C)
-    kernel_11CC = (group[:, None] == group)[None, None].astype(np.float32) / group_size(C)
+    is_member_CG = (np.arange(C)[:, None] // group_size(C) == np.arange(C // group_size(C))).astype(np.float32)
 
     def mean_of_group(x_BHWC: jax.Array) -> jax.Array:
-        mean_B11C = jnp.mean(x_BHWC, (1, 2), keepdims=True)
-        layout = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(
-            mean_B11C, kernel_11CC, (1, 1), "VALID", dimension_numbers=layout, precision="highest"
-        )
+        mean = jnp.mean(x_BHWC, (1, 2), keepdims=True)
+        for kernel in (is_member_CG / group_size(C), is_member_CG.T):
+            layout = ("NHWC", "HWIO", "NHWC")
+            mean = jax.lax.conv_general_dilated(
+                mean, kernel[None, None], (1, 1), "VALID", dimension_numbers=layout, precision="highest"
+            )
+        return mean
 
     mean = mean_of_group(x)
     var = mean_of_group((x - mean) ** 2)

@@ -192,8 +192,8 @@ def test_batch_norm_is_by_the_statistics_of_the_examples_that_count():
     y, variables = normalized("batch", x, mask_B=jnp.asarray([1, 0, 1, 1]))
     counted, params = x[[0, 2, 3]].astype("f8"), variables["params"]
     mean, var = counted.mean((0, 1, 2)), counted.var((0, 1, 2))
-    expected = (x - mean) / np.sqrt(var + 1e-5) * params["scale"] + params["bias"]
-    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+    expected = (counted - mean) / np.sqrt(var + 1e-5) * params["scale"] + params["bias"]
+    np.testing.assert_allclose(y[[0, 2, 3]], expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(variables["batch_stats"]["mean"], 0.1 * mean, rtol=1e-5)  # from 0, by a tenth
     np.testing.assert_allclose(variables["batch_stats"]["var"], 0.9 + 0.1 * var, rtol=1e-5)  # from 1
     _, untouched = normalized("batch", x, mask_B=jnp.zeros(4))  # nothing could be read

@@ -14,7 +14,7 @@ from squeezenet_jax.data import sources
 from squeezenet_jax.data.batches import TrainBatches
 from squeezenet_jax.data.loader import Loader
 from squeezenet_jax.network import lowering
-from squeezenet_jax.network.architecture import Architecture
+from squeezenet_jax.network.architecture import NORMS, Architecture
 from squeezenet_jax.system import devices
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.system.randomness import Purpose
@@ -131,9 +131,11 @@ def test_statistics_of_a_batch_are_not_those_of_its_parts(tiny):
         one_step(settings, a_batch(settings.data, 4), parts=2)
 
 
-def test_a_batch_of_which_nothing_could_be_read_leaves_the_parameters_alone(tiny):
-    batch = a_batch(tiny().data, 4)
-    update, tally = one_step(tiny(), batch | {"mask": np.zeros(4, np.int32)})
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_batch_of_which_nothing_could_be_read_leaves_the_parameters_alone(tiny, norm):
+    settings = tiny(model__norm=norm)
+    batch = a_batch(settings.data, 4)
+    update, tally = one_step(settings, batch | {"mask": np.zeros(4, np.int32)})
     assert (tally["count"], tally["loss"], tally["grad_norm"]) == (0, 0, 0)
     assert not any(leaf.any() for leaf in jax.tree.leaves(update))
 
