@@ -43,6 +43,8 @@ def run(settings, path, should_stop=lambda: False):
     """Trains; returns status, final parameters, metrics and reporter."""
     directory, reporter = RunDirectory(path), Silent()
     path.mkdir(parents=True, exist_ok=True)
+    if settings.compress.share != "none":  # its compressed file is written of what the directory says
+        directory.begin({"settings": dataclasses.asdict(settings)})
     status = train.train(settings, directory, reporter, should_stop)
     return status, final_params(path), directory.read_metrics(), reporter
 
