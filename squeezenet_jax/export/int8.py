@@ -99,14 +99,8 @@ class Int8:
     def __post_init__(self) -> None:
         for field in ("input_type", "output_type"):
             check_choice(field, getattr(self, field), get_args(Number))
-        if {self.input_type, self.output_type} == {"int8", "uint8"}:
-            raise UserError(f"output_type: {self.output_type} does not go with {self.input_type} input")
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise UserError(f"max_drop: {self.max_drop} is not allowed; it must be from 0 to 100 points")
-
-    @property
-    def integer(self) -> Literal["int8", "uint8"]:
-        return "uint8" if "uint8" in (self.input_type, self.output_type) else "int8"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """ONNX in int8, by onnxruntime's own quantiser: pairs of QuantizeLinear and DequantizeLinear around every operation.
 
 A runtime that knows the pairs computes in integers, every other one what they mean, in float. Group normalisation stays
-in float: its sums are over squares. An integer input or output is the pair at that end cut in two, the outer half left
-to the caller: `quantization` in the metadata says what the integers stand for. Read next: `tflite_int8.py`.
+in float: its sums are over squares. Activations are uint8 whatever the ends are. An integer input or output is one more
+node at that end: `quantization` in the metadata says what its integers stand for. Read next: `tflite_int8.py`.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
@@ -23,7 +23,7 @@ from squeezenet_jax.network.trace import IMAGE
 from squeezenet_jax.system.errors import UserError
 
 MIN_OPSET = 13  # the first whose DequantizeLinear has a scale for each channel
-TYPES = {"int8": (QuantType.QInt8, TensorProto.INT8), "uint8": (QuantType.QUInt8, TensorProto.UINT8)}
+TYPES = {"int8": TensorProto.INT8, "uint8": TensorProto.UINT8}
 
 
 def quantize(network: Network, content: bytes, decoded: Decoded, asked: Int8) -> bytes:
@@ -44,16 +44,16 @@ def quantize(network: Network, content: bytes, decoded: Decoded, asked: Int8) ->
             _Reader(decoded),
             quant_format=QuantFormat.QDQ,
             per_channel=not asked.per_tensor,
-            activation_type=TYPES[asked.integer][0],
+            activation_type=QuantType.QUInt8,  # with int8, onnxruntime on x86 is slower than in float
             weight_type=QuantType.QInt8,
             nodes_to_exclude=in_float,
         )
         model = onnx.load(out)
     ends = {}
     if asked.input_type != "float32":
-        ends[IMAGE] = _integer_input(model, asked.integer)
+        ends[IMAGE] = _integer_input(model, asked.input_type)
     if asked.output_type != "float32":
-        ends[LOGITS] = _integer_output(model, asked.integer)
+        ends[LOGITS] = _integer_output(model, asked.output_type)
     for name, affine in ends.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = f"{QUANTIZATION}/{name}", json.dumps(affine._asdict())
@@ -74,39 +74,37 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _integer_input(model: onnx.ModelProto, number: Number) -> Affine:
-    """Takes the QuantizeLinear behind the input away."""
-    (node,) = (node for node in model.graph.node if IMAGE in node.input)
-    return _cut(model, node, "QuantizeLinear", inner=node.output[0], outer=IMAGE, value=model.graph.input[0], to=number)
+    """The image comes in integers: a DequantizeLinear before the first QuantizeLinear, which undoes it."""
+    (first,) = (node for node in model.graph.node if IMAGE in node.input)
+    inside = f"{IMAGE}/float"
+    first.input[0] = inside
+    affine, constants = _in_integers(model, first, "QuantizeLinear", number, IMAGE)
+    node = helper.make_node("DequantizeLinear", [IMAGE, *constants], [inside], name=f"{IMAGE}/{number}")
+    model.graph.node.insert(0, node)
+    model.graph.input[0].type.tensor_type.elem_type = TYPES[number]
+    return affine
 
 
 def _integer_output(model: onnx.ModelProto, number: Number) -> Affine:
-    """Takes the DequantizeLinear before the output away."""
-    (node,) = (node for node in model.graph.node if LOGITS in node.output)
-    value = model.graph.output[0]
-    return _cut(model, node, "DequantizeLinear", inner=node.input[0], outer=LOGITS, value=value, to=number)
+    """The logits leave in integers: a QuantizeLinear behind the last DequantizeLinear."""
+    (last,) = (node for node in model.graph.node if LOGITS in node.output)
+    inside = f"{LOGITS}/float"
+    last.output[0] = inside
+    affine, constants = _in_integers(model, last, "DequantizeLinear", number, LOGITS)
+    node = helper.make_node("QuantizeLinear", [inside, *constants], [LOGITS], name=f"{LOGITS}/{number}")
+    model.graph.node.append(node)
+    model.graph.output[0].type.tensor_type.elem_type = TYPES[number]
+    return affine
 
 
-def _cut(
-    model: onnx.ModelProto,
-    node: onnx.NodeProto,
-    operation: str,
-    *,
-    inner: str,
-    outer: str,
-    value: onnx.ValueInfoProto,
-    to: Number,
-) -> Affine:
-    """Removes a node at an end of the graph; the tensor on its inner side takes the outer one's name."""
-    assert node.op_type == operation, f"{outer}: {node.op_type} instead of {operation}"
+def _in_integers(
+    model: onnx.ModelProto, node: onnx.NodeProto, operation: str, number: Number, end: str
+) -> tuple[Affine, list[str]]:
+    """What integers of a type stand for at an end whose node has uint8, and the names of that scale and zero point."""
+    assert node.op_type == operation, f"{end}: {node.op_type} instead of {operation}"
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     scale, zero_point = (constants[name] for name in node.input[1:3])
-    model.graph.node.remove(node)
-    for other in model.graph.node:
-        for names in (other.input, other.output):
-            for place, name in enumerate(names):
-                if name == inner:
-                    names[place] = outer
-    for info in [info for info in model.graph.value_info if info.name in (inner, outer)]:
-        model.graph.value_info.remove(info)
-    value.type.tensor_type.elem_type = TYPES[to][1]
-    return Affine(to, float(scale), int(zero_point))
+    affine = Affine(number, float(scale), int(zero_point) + int(np.iinfo(number).min))
+    zero_name = f"{end}/zero_point"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(affine.zero_point, number), zero_name))
+    return affine, [node.input[1], zero_name]
