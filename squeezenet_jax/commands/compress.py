@@ -6,11 +6,11 @@ cost accuracy; `--calibrate` looks at a folder of images, without labels, and ke
 
 import argparse
 import dataclasses
+import functools
 import math
 import re
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from squeezenet_jax.commands import arguments, convert
@@ -48,13 +48,11 @@ def add_decompress_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from squeezenet_jax import weights
+    from squeezenet_jax import compress, weights
     from squeezenet_jax.weights.formats.sqz.layers import MAX_VALUES
     from squeezenet_jax.weights.quantized import codebooks, parameters
 
     num_bytes = check(args)
-    if args.calibrate and not args.calibrate.is_dir():
-        raise UserError(f"--calibrate: {args.calibrate} is no folder")
     loaded = arguments.load_weights(args.weights, args)
     loaded = dataclasses.replace(loaded.folded(), labels=arguments.labels_of(args, loaded))
     start = time.perf_counter()
@@ -63,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
     if num_bytes is None:
         layers = quantize(loaded, args.bits, args.density, 255 if args.out.suffix.lower() == ".net" else MAX_VALUES)
     else:
-        layers = _calibrated(described, args.calibrate, num_bytes)
+        report = functools.partial(print, file=sys.stderr, flush=True)
+        layers = compress.calibrate(described, args.calibrate, num_bytes=num_bytes, report=report)
     result = dataclasses.replace(described, params=parameters(layers), codebooks=codebooks(layers))
     weights.save(args.out, result)
     size = args.out.stat().st_size
@@ -113,22 +112,6 @@ def quantize(loaded: "Weights", bits: int | None, density: float | None, most: i
         return from_weights(dataclasses.replace(loaded, params=unflatten(flat)), most)
     names = [name.removesuffix("/kernel") for name in kernels]
     return [sharing.share(name, flat[f"{name}/kernel"], flat[f"{name}/bias"], bits) for name in names]
-
-
-def _calibrated(described: "Weights", images: Path, num_bytes: int) -> "list[QuantizedLayer]":
-    """Layers whose whole file has at most `num_bytes`."""
-    from squeezenet_jax import compress
-    from squeezenet_jax.weights.formats import compressed
-
-    besides = compressed.overhead(described)
-    layers: list[QuantizedLayer] = compress.calibrate(
-        described,
-        images,
-        num_bytes=num_bytes,
-        size_of=lambda layers: besides + compressed.encoded_size(layers),
-        report=lambda line: print(line, file=sys.stderr, flush=True),
-    )
-    return layers
 
 
 def table(loaded: "Weights", layers: "list[QuantizedLayer]") -> str:

@@ -20,13 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezenet_jax.compress import activations, budget, rounding, sensitivity
+from squeezenet_jax.compress import activations, rounding, sensitivity
 from squeezenet_jax.compress.activations import Moments
 from squeezenet_jax.data import archives
 from squeezenet_jax.network.trace import IMAGE, Layer
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import Weights, flatten
-from squeezenet_jax.weights.images import read_image
+from squeezenet_jax.weights.formats import compressed
+from squeezenet_jax.weights.images import images_below, read_image
 from squeezenet_jax.weights.quantized import QuantizedLayer
 
 MADE_UP_FOR = 0.5  # the share of the earlier layers' errors that a layer's weights make up for
@@ -42,7 +43,6 @@ def calibrate(
     images: str | Path | Sequence[str | Path],
     *,
     num_bytes: int,
-    size_of: Callable[[Sequence[QuantizedLayer]], int] = budget.estimated_bytes,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[QuantizedLayer]:
     """The layers of `weights`, quantised so that they take at most `num_bytes`, and change predictions little.
@@ -52,8 +52,7 @@ def calibrate(
     Args:
       images: paths of photographs, or a folder with some at any depth; some hundred are better than one hundred.
         Their classes are not asked for. Of more than 400 about so many are used, evenly spread over the folder.
-      num_bytes: of the whole file, as `size_of` counts them.
-      size_of: bytes of the file with these layers.
+      num_bytes: of the whole file.
       report: gets a line whenever something is done.
 
     Raises:
@@ -63,6 +62,11 @@ def calibrate(
     norm = getattr(weights.arch, "norm", "none")
     if norm != "none":
         raise UserError(f"norm: {norm} normalisation cannot be calibrated; only a network without any can")
+    besides = compressed.overhead(weights)
+
+    def size_of(layers: Sequence[QuantizedLayer]) -> int:
+        return besides + compressed.encoded_size(layers)
+
     image_NHWC = _read(images, weights, report)
     work = _Work(weights, image_NHWC, report)
     smallest = size_of(work.rounded_apart(LOG_KAPPA[1]))
@@ -105,7 +109,10 @@ def _search(work: "_Work", aim: float, size_of: Callable[[Sequence[QuantizedLaye
 def _read(images: str | Path | Sequence[str | Path], weights: Weights, report: Callable[[str], None]) -> np.ndarray:
     """float32 [N, H, W, C], as the network takes them. Of a folder, what is no image is left out, with a line."""
     whole_folder = isinstance(images, str | Path)
-    paths = _below(Path(images).expanduser()) if isinstance(images, str | Path) else [Path(path) for path in images]
+    if isinstance(images, str | Path):
+        paths = images_below(Path(images).expanduser())
+    else:
+        paths = [Path(path) for path in images]
     read = []
     for path in paths[:: -(-len(paths) // MAX_IMAGES) or 1]:
         try:
@@ -118,13 +125,6 @@ def _read(images: str | Path | Sequence[str | Path], weights: Weights, report: C
         where = f"{archives.printable(str(images))}: holds" if whole_folder else "images: there are"
         raise UserError(f"{where} no images to calibrate with; at least one is needed, and a hundred are better")
     return np.stack(read)
-
-
-def _below(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise UserError(f"{archives.printable(str(folder))}: is no folder; images to calibrate with are needed")
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 class _Work:

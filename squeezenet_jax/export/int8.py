@@ -134,8 +134,7 @@ def pictures_in(folder: str | os.PathLike[str], weights: Weights, *, by_position
     """
     folder = Path(os.path.expanduser(folder))
     where = archives.printable(str(folder))
-    if not folder.is_dir():
-        raise UserError(f"{where}: is no folder; images to calibrate with are needed")
+    paths = images_below(folder)
     found = layouts.class_folders(folder)
     notes: tuple[str, ...] = ()
     if found.items:
@@ -147,7 +146,6 @@ def pictures_in(folder: str | os.PathLike[str], weights: Weights, *, by_position
             labels = tuple(matched.numbers[item.label] for item in found.items)
             notes = (*filter(None, (matched.note,)), *(f"left out: {line}" for line in found.ignored))
             return _some_of(Pictures(tuple(Path(item.path) for item in found.items), labels, notes))
-    paths = images_below(folder)
     if not paths:
         raise UserError(f"{where}: holds no files; images to calibrate with are needed")
     return _some_of(Pictures(tuple(paths), None, notes))

@@ -16,7 +16,12 @@ from squeezenet_jax.weights.bundle import Preprocessing
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Every file at any depth below a folder but hidden ones, sorted: images, as far as `read_image` can read them."""
+    """Every file at any depth below a folder but hidden ones, sorted: images, as far as `read_image` can read them.
+
+    Raises `UserError` where that is no folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{archives.printable(str(folder))}: is no folder; a folder of images is needed")
     files = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 

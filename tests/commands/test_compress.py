@@ -1,5 +1,8 @@
 """compress and decompress, as a user types them, on small networks."""
 
+import argparse
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -90,7 +93,7 @@ def test_kmeans_beats_the_centroids_that_it_begins_with_and_leaves_few_values_al
         (["o.sqz", "--bytes", "3x", "--calibrate", "d"], "--bytes: '3x' is not allowed"),
         (["o.net", "--bytes", "320k", "--calibrate", "d"], "is for .sqz"),
         (["o.sqz", "--bytes", "1k", "--calibrate", "d", "--bits", "4"], "--bits: cannot be chosen with --bytes"),
-        (["o.sqz", "--bytes", "320k", "--calibrate", "missing"], "--calibrate: missing is no folder"),
+        (["o.sqz", "--bytes", "320k", "--calibrate", "missing"], "missing: is no folder; a folder of images is needed"),
     ],
 )
 def test_options_that_make_no_sense_end_in_one_line(path, tmp_path, capsys, monkeypatch, options, message):
@@ -104,7 +107,5 @@ def test_options_that_make_no_sense_end_in_one_line(path, tmp_path, capsys, monk
 
 @pytest.mark.parametrize(("text", "number"), [("320k", 320_000), ("0.5MB", 500_000), ("1234", 1234), ("2kB", 2000)])
 def test_sizes_are_decimal(text, number):
-    args = compress.argparse.Namespace(
-        out=compress.Path("o.sqz"), bits=None, density=None, bytes=text, calibrate=compress.Path("d")
-    )
+    args = argparse.Namespace(out=Path("o.sqz"), bits=None, density=None, bytes=text, calibrate=Path("d"))
     assert compress.check(args) == number

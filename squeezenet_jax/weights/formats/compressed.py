@@ -22,8 +22,8 @@ from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import Weights, listing, parameter_shapes
 from squeezenet_jax.weights.formats import metadata
 from squeezenet_jax.weights.formats.infer import Wishes
-from squeezenet_jax.weights.formats.sqz.layers import MAX_VALUES, Numbers, code_bias, code_layer, code_values
-from squeezenet_jax.weights.formats.sqz.rans import LANES, Decoder, Encoder
+from squeezenet_jax.weights.formats.sqz.layers import MAX_VALUES, Numbers, code_layer
+from squeezenet_jax.weights.formats.sqz.rans import Decoder, Encoder
 from squeezenet_jax.weights.quantized import QuantizedLayer, codebooks, from_weights, parameters
 
 MAGIC = b"\x89SQZ\r\n\x1a\n"
@@ -101,18 +101,6 @@ def sizes(layers: Sequence[QuantizedLayer]) -> list[float]:
     return _coded(layers)[1]
 
 
-def estimated_size(layers: Sequence[QuantizedLayer]) -> int:
-    """`encoded_size` within about 3 %, in a fraction of its time: positions and values without their contexts."""
-    encoder, numbers = Encoder(), Numbers()
-    bits = 0.0
-    for layer in layers:
-        code_bias(encoder, len(layer.bias_O), numbers, layer.bias_O)
-        code_values(encoder, numbers, layer.values)
-        count = np.bincount(layer.code_HWIO.ravel(), minlength=len(layer.values)).astype(np.float64)
-        bits += _entropy(np.array([count[0], count[1:].sum()])) + _entropy(count[1:])
-    return int((bits + encoder.bits()) / 8) + 4 * LANES
-
-
 def _coded(layers: Sequence[QuantizedLayer]) -> tuple[Encoder, list[float]]:
     """(an encoder that has collected the layers, bytes of each)."""
     encoder, numbers = Encoder(), Numbers()
@@ -121,12 +109,6 @@ def _coded(layers: Sequence[QuantizedLayer]) -> tuple[Encoder, list[float]]:
         code_layer(encoder, layer.code_HWIO.shape, numbers, layer)
         ends.append(encoder.bits() / 8)
     return encoder, np.diff(ends).tolist()
-
-
-def _entropy(count: np.ndarray) -> float:
-    """Bits of so many symbols of each kind."""
-    count = count[count > 0]
-    return float((count * np.log2(count.sum() / count)).sum())
 
 
 def _lines(shapes: Mapping[str, Shape]) -> str:
