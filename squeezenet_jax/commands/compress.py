@@ -91,10 +91,15 @@ def check(args: argparse.Namespace) -> int | None:
         return None
     if args.out.suffix.lower() != ".sqz":
         raise UserError("--bytes: is for .sqz; a .net is larger than its content needs")
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)([kKmM]?)[bB]?", args.bytes)
+    return bytes_of(args.bytes)
+
+
+def bytes_of(text: str) -> int:
+    """The number of bytes in "320k", which is decimal."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)([kKmM]?)[bB]?", text)
     number = int(float(match[1]) * UNITS[match[2].lower()]) if match else 0
     if number < 1:
-        raise UserError(f"--bytes: {args.bytes!r} is not allowed; it must be a size such as 320k or 320000")
+        raise UserError(f"--bytes: {text!r} is not allowed; it must be a size such as 320k or 320000")
     return number
 
 
