@@ -15,10 +15,15 @@ every output channel has its own weights that are kept, so its own M; the rows a
 Letters: O output channels, D = H W I weights each, n of them kept, at most.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+from threadpoolctl import threadpool_limits
+
+from squeezenet_jax.system.cores import cores
 
 DAMPING = 0.03  # of M's mean diagonal, added to its diagonal: what few images say about rare directions is not trusted
-CHUNK_VALUES = 1 << 25  # of the rows' matrices at a time: 256 MiB
+CHUNK_VALUES = 1 << 23  # of the rows' matrices at a time, on each core: 64 MiB
 MAX_CODE = 255  # the largest multiple of the step
 
 
@@ -46,7 +51,8 @@ def compensated(
     index_On = np.argsort(np.where(free_OD, place_D, len(place_D) + place_D), axis=1, kind="stable")[:, :most]
     code_OD = np.zeros(weight_OD.shape, np.int64)
     rows = max(1, CHUNK_VALUES // max(1, most * most))
-    for start in range(0, len(weight_OD) if most else 0, rows):
+
+    def fill(start: int) -> None:
         chunk = slice(start, start + rows)
         index = index_On[chunk]
         free = np.take_along_axis(free_OD[chunk], index, 1)
@@ -59,8 +65,11 @@ def compensated(
             matrix = _of_free(moment_DD, index, free)
             weight = weight + np.linalg.solve(matrix, slope[..., None])[..., 0]
         factor = np.linalg.cholesky(matrix).transpose(0, 2, 1)
-        code = _nearest_plane(weight, free, factor, step)
-        np.put_along_axis(code_OD[chunk], index, code, 1)
+        np.put_along_axis(code_OD[chunk], index, _nearest_plane(weight, free, factor, step), 1)
+
+    # Thousands of small matrices: BLAS's threads would wait for each other at each. Chunks are the same on any machine.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores()) as pool:
+        list(pool.map(fill, range(0, len(weight_OD) if most else 0, rows)))
     return code_OD
 
 
