@@ -141,7 +141,7 @@ def plan(
         raise UserError(
             f"config: {', '.join(sorted(missing))} missing; a group of fields can't be replaced, only its fields"
         )
-    rows = _sweep(experiment)
+    rows = _sweep(experiment, base, recorded)
     swept = list(rows[0])
     for key, what in getattr(experiment, "REQUIRED", {}).items():
         if key not in swept and not base[key]:
@@ -166,18 +166,23 @@ def plan(
     _check_names(experiment.__name__, [run.name for run in runs])
     if recorded is None:
         _check_differences(runs)
-    baseline = _name(_plain(dict(experiment.BASELINE)), names)
-    check_choice(f"BASELINE of {experiment.__name__}", baseline, list(dict.fromkeys(run.setting for run in runs)))
+    baseline = _baseline(experiment, runs, names)
     first = flat_configs[0]
     fixed = {key: x for key, x in first.items() if key not in swept and all(flat[key] == x for flat in flat_configs)}
     return Plan(experiment.__name__, preset, baseline, fixed, tuple(runs))
 
 
-def _sweep(experiment: ModuleType) -> list[dict[str, Any]]:
-    """The rows of an experiment's sweep, all with the same keys."""
+def _sweep(experiment: ModuleType, base: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The rows of an experiment's sweep, all with the same keys.
+
+    A sweep whose values depend on the network or the data takes a parameter: the settings before it changes them.
+    """
     where = f"sweep() of {experiment.__name__}"
+    given = []
+    if inspect.signature(experiment.sweep).parameters:
+        given = [settings.from_config(unflatten({**base, **_resolved(base, recorded)}))]
     try:
-        rows = [_plain(dict(row)) for row in experiment.sweep()]
+        rows = [_plain(dict(row)) for row in experiment.sweep(*given)]
     except (TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -190,6 +195,18 @@ def _sweep(experiment: ModuleType) -> list[dict[str, Any]]:
         if list(row) != list(rows[0]):
             raise UserError(f"{where}: every run must set {', '.join(rows[0]) or 'nothing'}, in this order")
     return rows
+
+
+def _baseline(experiment: ModuleType, runs: Sequence[PlannedRun], names: Mapping[str, str]) -> str:
+    """The setting that has the values of BASELINE, which may leave out those that tell no other setting from it."""
+    values, where = _plain(dict(experiment.BASELINE)), f"BASELINE of {experiment.__name__}"
+    having = {run.setting for run in runs if values.items() <= run.overrides.items()}
+    if len(having) > 1:
+        raise UserError(
+            f"{where}: {_name(values, names)} is not one setting but {len(having)}: {min(having)} and others"
+        )
+    baseline = min(having, default=_name(values, names))
+    return check_choice(where, baseline, list(dict.fromkeys(run.setting for run in runs)))
 
 
 def _resolved(flat: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -131,6 +131,41 @@ def test_what_a_dataset_decides_is_found_for_each_run(tmp_path):
     assert plan.config["data.eval_split"] == "validation"
 
 
+def test_a_sweep_may_depend_on_the_settings_that_it_starts_from():
+    seen = []
+    module = experiment({"model.width": 0.25, "seed": 0})
+    module.sweep = lambda settings: [seen.append(settings), {"model.width": 2 * settings.model.width, "seed": 0}][1:]
+    module.BASELINE = {"model.width": 0.25}
+    config = planning.unflatten(planning.flatten(base.get_config().to_dict()) | TINY)
+    assert names(planning.plan(module, "digits", config, ())) == ["width=0.25,seed=0"]
+    assert seen[0].data.num_classes == 10 and seen[0].model.width == TINY["model.width"]
+
+
+def test_a_baseline_may_leave_out_what_tells_no_other_setting_from_it():
+    rows = [
+        {"model.bypass": b, "model.width": w, "seed": 0} for b, w in (("none", 0.5), ("none", 1.0), ("simple", 0.5))
+    ]
+    assert planned(*rows, baseline={"model.bypass": "simple"}).baseline == "bypass=simple,width=0.5"
+    with pytest.raises(UserError, match="BASELINE of toy: bypass=none is not one setting but 2: bypass=none,width=0.5"):
+        planned(*rows, baseline={"model.bypass": "none"})
+    with pytest.raises(UserError, match='BASELINE of toy: unknown value "bypass=complex"'):
+        planned(*rows, baseline={"model.bypass": "complex"})
+
+
+@pytest.mark.parametrize("preset", ["digits", "fashion_mnist", "cifar10"])
+def test_equal_macs_widens_the_plain_network_to_the_cost_of_the_complex_bypass(preset):
+    module = planning.load_experiment("experiments/equal_macs.py", Path(__file__).parents[2])
+    config = module.get_config(preset)
+    config.data.num_classes, config.data.eval_split = 10, "test"
+    plan = planning.plan(module, preset, config.to_dict(), (), recorded={})
+    plain, wider, simple, complex_ = (run for run in plan.runs if run.settings.seed == 0)
+    assert plan.baseline == complex_.setting
+    widths = [run.settings.model.width for run in (plain, wider, simple, complex_)]
+    assert widths[0] == widths[2] == widths[3] == config.model.width < widths[1]
+    assert wider.settings.model.bypass == "none"
+    assert wider.cost[1] == pytest.approx(complex_.cost[1], rel=0.02) and wider.cost[1] > 1.2 * plain.cost[1]
+
+
 def test_a_helper_module_beside_the_experiment_is_imported(tmp_path):
     (tmp_path / "my_values.py").write_text("WIDTHS = (0.125, 0.25)\n")
     file = tmp_path / "mine.py"
