@@ -191,3 +191,37 @@ def test_recorded_values_stand_in_for_data_that_are_gone():
     plan = planning.plan(experiment({"seed": 0}), "folder", config, (), recorded)
     data = plan.runs[0].settings.data
     assert (data.num_classes, data.eval_split) == (7, "validation")
+
+
+GRID = [{"model.width": w, "model.bypass": b, "seed": 0} for w in (0.125, 0.25) for b in ("none", "simple")]
+
+
+def test_a_baseline_names_a_setting_or_only_what_is_contrasted():
+    assert planned(*GRID, baseline={"model.width": 0.25, "model.bypass": "none"}).baseline == "width=0.25,bypass=none"
+    assert planned(*GRID, baseline={"model.width": 0.25}).baseline == "width=0.25"
+    assert planned(*GRID, baseline={"model.bypass": "none"}).baseline == "bypass=none"
+
+
+@pytest.mark.parametrize(
+    ("rows", "baseline", "missing"),
+    [
+        (GRID, {"model.bypass": "complex"}, "width=0.125,bypass=complex"),
+        (GRID, {"model.stem": "small"}, "model.stem=small"),
+        (GRID, {}, "run"),
+        (GRID[1:], {"model.bypass": "none"}, "width=0.125,bypass=none"),
+    ],
+)
+def test_a_baseline_that_leaves_a_setting_without_its_own_is_refused(rows, baseline, missing):
+    with pytest.raises(UserError, match=f'BASELINE of toy: unknown value "{missing}"; allowed: width='):
+        planned(*rows, baseline=baseline)
+
+
+def test_an_experiment_may_say_which_difference_matters():
+    module = experiment(*swept("model.width", 0.125, 0.25))
+    config = planning.unflatten(planning.flatten(base.get_config().to_dict()) | TINY)
+    assert planning.plan(module, "digits", config, ()).margin == 0.5
+    module.MARGIN = 1
+    assert planning.plan(module, "digits", config, ()).margin == 1.0
+    module.MARGIN = -0.1
+    with pytest.raises(UserError, match=r"MARGIN of toy: -0\.1 is not allowed; percentage points, above 0"):
+        planning.plan(module, "digits", config, ())
