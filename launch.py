@@ -32,6 +32,7 @@ from squeezenet_jax import report, settings
 from squeezenet_jax.experiment import plan as planning
 from squeezenet_jax.experiment import slurm, sweep
 from squeezenet_jax.experiment.progress import Progress
+from squeezenet_jax.report import wording
 from squeezenet_jax.runs.directory import read_json
 from squeezenet_jax.system import processes
 from squeezenet_jax.system.errors import UserError, check_choice, unknown
@@ -74,6 +75,7 @@ def main(argv: list[str]) -> int:
     console = Console(file=out, width=terminal.columns(sys.stdout))
     if LIST.value:
         console.print(plan_table(plan))
+        console.print(wording.planned_power(plan.seeds, plan.margin / 100), highlight=False)
         return 0
     if REPORT.value:
         sweep.claim(whole, workdir)

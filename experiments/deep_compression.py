@@ -1,7 +1,8 @@
 """How small can it be made, and at what price: density x bits x bypass (Deep Compression, arXiv 1510.00149)?
 
 Each run trains densely, removes its smallest weights and trains the rest, lets the weights of a layer share a few
-values and trains those, and writes a compressed file, whose bytes the report has.
+values and trains those, and writes a compressed file, whose bytes the report has. The report's differences are the
+price of that: each to the dense network with the same bypass.
 
 Cost on digits: 42 runs, about 15 minutes on two cores.
 """
@@ -14,7 +15,7 @@ from ml_collections import ConfigDict
 from experiments import base
 
 DENSE = {"compress.prune": "none", "compress.density": 1.0, "compress.share": "none", "compress.bits": 8}
-BASELINE = DENSE | {"model.bypass": "none"}
+BASELINE = DENSE
 
 
 def get_config(preset: str = base.PRESET) -> ConfigDict:

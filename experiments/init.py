@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from experiments import base
 
-BASELINE = {"model.kernel_init": "lsuv", "model.bypass": "none"}
+BASELINE = {"model.kernel_init": "lsuv"}  # with the same bypass
 
 
 def get_config(preset: str = base.PRESET) -> ConfigDict:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from experiments import base
 
-BASELINE = {"model.pct3x3": 0.5, "model.bypass": "none"}
+BASELINE = {"model.pct3x3": 0.5}  # with the same bypass
 
 
 def get_config(preset: str = base.PRESET) -> ConfigDict:

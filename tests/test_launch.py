@@ -35,6 +35,7 @@ def test_list_is_quick_and_needs_no_jax():
         durations.append(time.monotonic() - began)
         assert result.returncode == 0, result.stderr
         assert "bypass=complex,seed=2" in result.stdout
+        assert "3 seeds for each setting show differences of 3.3" in result.stdout
         assert "269,706" in result.stdout  # parameters of the complex bypass at width 0.5 with ten classes
     assert min(durations) < 2  # the best of three: other load on the machine is not the program's
 

@@ -5,6 +5,7 @@ share, "bypass=simple", names the setting. Read next: `sweep.py`, which runs a p
 """
 
 import ast
+import collections
 import dataclasses
 import importlib.util
 import inspect
@@ -20,6 +21,8 @@ from typing import Any
 from squeezenet_jax import settings
 from squeezenet_jax.data import catalog
 from squeezenet_jax.network.trace import count
+from squeezenet_jax.report.comparison import contrasted
+from squeezenet_jax.report.paired import MARGIN
 from squeezenet_jax.system import nested
 from squeezenet_jax.system.errors import UserError, check_choice, unknown
 
@@ -45,10 +48,16 @@ class PlannedRun:
 class Plan:
     experiment: str
     preset: str
-    baseline: str  # the setting that the others are compared with
+    baseline: str  # the setting that the others are compared with, or the values that it differs in
     config: Mapping[str, Any]  # flat, without what is swept or follows from it
     runs: tuple[PlannedRun, ...]
     others: tuple[PlannedRun, ...] = ()  # of the same sweep, where `runs` is a part of it
+    margin: float = MARGIN  # percentage points: the smallest difference that matters
+
+    @property
+    def seeds(self) -> int:
+        """How many each setting has, at least."""
+        return min(collections.Counter(run.setting for run in self.runs).values())
 
     def only(self, selection: str) -> "Plan":
         """The part whose swept values are in `selection`, such as "bypass=simple,seed=1,seed=2"."""
@@ -169,7 +178,7 @@ def plan(
     baseline = _baseline(experiment, runs, names)
     first = flat_configs[0]
     fixed = {key: x for key, x in first.items() if key not in swept and all(flat[key] == x for flat in flat_configs)}
-    return Plan(experiment.__name__, preset, baseline, fixed, tuple(runs))
+    return Plan(experiment.__name__, preset, baseline, fixed, tuple(runs), margin=_margin(experiment))
 
 
 def _sweep(experiment: ModuleType, base: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -198,15 +207,10 @@ def _sweep(experiment: ModuleType, base: Mapping[str, Any], recorded: Mapping[st
 
 
 def _baseline(experiment: ModuleType, runs: Sequence[PlannedRun], names: Mapping[str, str]) -> str:
-    """The setting that has the values of BASELINE, which may leave out those that tell no other setting from it."""
-    values, where = _plain(dict(experiment.BASELINE)), f"BASELINE of {experiment.__name__}"
+    """The one setting that has the values of BASELINE; where several have them, only the values (`contrasted`)."""
+    values = _plain(dict(experiment.BASELINE))
     having = {run.setting for run in runs if values.items() <= run.overrides.items()}
-    if len(having) > 1:
-        raise UserError(
-            f"{where}: {_name(values, names)} is not one setting but {len(having)}: {min(having)} and others"
-        )
-    baseline = min(having, default=_name(values, names))
-    return check_choice(where, baseline, list(dict.fromkeys(run.setting for run in runs)))
+    return min(having) if len(having) == 1 else _check_baseline(experiment.__name__, _name(values, names), runs)
 
 
 def _resolved(flat: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -238,6 +242,22 @@ def _check_differences(runs: Sequence[PlannedRun]) -> None:
                 "other settings"
             )
         seen[effective] = run.name
+
+
+def _check_baseline(experiment: str, baseline: str, runs: Sequence[PlannedRun]) -> str:
+    """Every setting must have one that it is compared with."""
+    settings = list(dict.fromkeys(run.setting for run in runs))
+    for name in settings:
+        check_choice(f"BASELINE of {experiment}", contrasted(name, baseline), settings)
+    return baseline
+
+
+def _margin(experiment: ModuleType) -> float:
+    """MARGIN of an experiment, in percentage points."""
+    margin = getattr(experiment, "MARGIN", MARGIN)
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 < margin < 100:
+        raise UserError(f"MARGIN of {experiment.__name__}: {margin!r} is not allowed; percentage points, above 0")
+    return float(margin)
 
 
 def _short_names(keys: Iterable[str]) -> dict[str, str]:

@@ -11,9 +11,12 @@ from typing import Any
 from squeezenet_jax import report
 from squeezenet_jax.data import catalog
 from squeezenet_jax.report.comparison import COUNTED
+from squeezenet_jax.runs import predictions
 from squeezenet_jax.runs.directory import COMPRESSED, RunDirectory
+from squeezenet_jax.runs.predictions import Predictions
 from squeezenet_jax.settings import Settings
 from squeezenet_jax.system import nested
+from squeezenet_jax.system.errors import UserError
 
 Record = Mapping[str, Any]  # a line of metrics.jsonl
 
@@ -51,6 +54,7 @@ def read_run(
         started=started,
         images=_images(started, settings),
         majority=((started.get("labels") or {}).get("eval") or {}).get("majority"),
+        predictions=None if final is None else _predictions(directory, final),
     )
 
 
@@ -66,6 +70,19 @@ def final_evaluation(evaluations: Sequence[Record], epochs: float) -> Record | N
         if record["step"] == last_step:
             return record
     return None
+
+
+def _predictions(directory: RunDirectory, final: Record) -> Predictions | None:
+    """Those of the final evaluation; None where the file is missing, damaged or another evaluation's.
+
+    The comparison goes on without, and says so.
+    """
+    try:
+        found = predictions.load(directory.path)
+    except UserError:
+        return None
+    same = found is not None and len(found.index) == final["count"] and found.top1.mean() == final["top1"]
+    return found if same else None
 
 
 def images_per_second(windows: Sequence[Record], log_every_steps: int) -> float | None:

@@ -181,7 +181,7 @@ def compare(plan: Plan, workdir: Path) -> report.Comparison:
         )
         for planned in plan.runs
     ]
-    return report.compare(plan.experiment, plan.preset, plan.baseline, runs)
+    return report.compare(plan.experiment, plan.preset, plan.baseline, runs, plan.margin / 100)
 
 
 def _as_json(value: Any) -> Any:

@@ -9,7 +9,16 @@ from collections.abc import Callable
 from typing import Any
 
 from squeezenet_jax.report.comparison import Comparison, Row
-from squeezenet_jax.report.wording import count_points, footnotes, percent, points
+from squeezenet_jax.report.wording import (
+    compared_with,
+    count_points,
+    footnotes,
+    interval,
+    p_text,
+    percent,
+    points,
+    unsigned,
+)
 
 
 def _blank(row: Row) -> str:
@@ -31,6 +40,7 @@ class Column:
       below: On the console, the name of the column under whose text this one stands, without a title.
       narrow_below: The same where the console is narrow, with its title.
       kind: CSS classes of the row's cell; the console knows some of them.
+      detail: Whether it is for those who look closer: in a second table, which the console leaves out.
     """
 
     title: str
@@ -42,14 +52,31 @@ class Column:
     below: str = ""
     narrow_below: str = ""
     kind: Callable[[Row], str] = _blank
+    detail: bool = False
 
 
 def _delta(row: Row) -> str:
     if row.delta.mean is None:
         return "baseline" if row.is_baseline else "–"
-    interval = () if row.delta.low is None or row.delta.high is None else (row.delta.low, row.delta.high)
     mark = {"unclear": " †", "no interval": " ‡"}.get(row.delta.verdict, "")
-    return points(row.delta.mean) + (f" [{', '.join(map(points, interval))}]" if interval else "") + mark
+    if row.evidence.is_equivalent:
+        mark = " ≈"
+    return f"{points(row.delta.mean)} {interval(row.delta)}".strip() + mark
+
+
+def _interval_of(field: str) -> Callable[[Row], str]:
+    return lambda row: interval(getattr(row.evidence, field)) or "–"
+
+
+def _as_dict(field: str) -> Callable[[Row], dict[str, float | None]]:
+    return lambda row: dataclasses.asdict(getattr(row.evidence, field))
+
+
+def _beats(row: Row) -> str:
+    beats = row.evidence.beats
+    if beats.mean is None or beats.low is None or beats.high is None:
+        return "–"
+    return f"{100 * beats.mean:.0f} [{100 * beats.low:.0f}, {100 * beats.high:.0f}]"
 
 
 def _macs(row: Row) -> str:
@@ -78,8 +105,8 @@ COLUMNS = (
         lambda row: dataclasses.asdict(row.delta),
         _delta,
         lambda comparison: (
-            f"Δ: top-1 minus that of {comparison.baseline} with the same seed, averaged over the seeds that both have; "
-            "in percentage points, with a 95 % Student-t interval."
+            f"Δ: top-1 minus that of {compared_with(comparison)} with the same seed, averaged over the seeds that both "
+            "have; in percentage points, with a 95 % Student-t interval."
         ),
         kind=lambda row: f"wide {row.delta.verdict.split(' ')[0] or 'baseline'}",
     ),
@@ -112,13 +139,103 @@ COLUMNS = (
         below="name",
         kind=lambda row: "wide notes",
     ),
+    Column(
+        "Δ, all rows at once",
+        "delta_all",
+        _as_dict("delta_all"),
+        _interval_of("delta_all"),
+        lambda comparison: (
+            "Δ, all rows at once: each row's interval, widened until all hold together in 95 of 100 experiments."
+        ),
+        detail=True,
+    ),
+    Column("", "p", lambda row: row.evidence.p),
+    Column(
+        "p (Holm)",
+        "p_holm",
+        lambda row: row.evidence.p_holm,
+        lambda row: p_text(row.evidence.p_holm),
+        lambda comparison: "p (Holm): of no difference, paired t test, adjusted for the number of rows.",
+        detail=True,
+    ),
+    Column(
+        "beats %",
+        "beats",
+        _as_dict("beats"),
+        _beats,
+        lambda comparison: (
+            "beats: the probability that a run scores above its baseline's with the same seed, a tie counting half, "
+            "with an exact 95 % interval."
+        ),
+        detail=True,
+    ),
+    Column(
+        "Δ, other images",
+        "delta_images",
+        _as_dict("delta_images"),
+        _interval_of("delta_images"),
+        lambda comparison: (
+            "Δ, other images: 95 % interval of what these runs would score on other test images of the kind (paired "
+            "bootstrap)."
+        ),
+        detail=True,
+    ),
+    Column(
+        "Δ, other seeds and images",
+        "delta_seeds_images",
+        _as_dict("delta_seeds_images"),
+        _interval_of("delta_seeds_images"),
+        lambda comparison: "Δ, other seeds and images: the same with other seeds, too.",
+        detail=True,
+    ),
+    Column(
+        "p (as large as the margin)",
+        "equivalence_p_holm",
+        lambda row: row.evidence.equivalence_p_holm,
+        lambda row: p_text(row.evidence.equivalence_p_holm),
+        lambda comparison: (
+            f"p (as large as the margin): of a difference of {unsigned(comparison.margin)} points or more either way, "
+            "two one-sided tests, adjusted for the number of rows (Holm); below 0.05 the row is marked ≈."
+        ),
+        detail=True,
+    ),
+    Column(
+        "shows points",
+        "detectable",
+        lambda row: row.evidence.detectable,
+        lambda row: unsigned(row.evidence.detectable),
+        lambda comparison: (
+            "shows points: the smallest difference that so many pairs, spread as they are, show with 80 % power."
+        ),
+        detail=True,
+    ),
+    Column(
+        "seeds for the margin",
+        "seeds_needed",
+        lambda row: row.evidence.seeds_needed,
+        lambda row: "–" if row.evidence.seeds_needed is None else f"{row.evidence.seeds_needed:,}",
+        lambda comparison: (
+            f"seeds for the margin: how many would show {unsigned(comparison.margin)} points with 80 % power. The "
+            "spread of a few pairs is known roughly: that of three by a factor of 0.5 to 6."
+        ),
+        detail=True,
+    ),
+    Column("", "baseline", lambda row: row.baseline),
     Column("", "seeds", lambda row: list(row.seeds)),
     Column("", "pairs", lambda row: len(row.differences)),
 )
 
-SHOWN = tuple(column for column in COLUMNS if column.title)
+SHOWN = tuple(column for column in COLUMNS if column.title and not column.detail)
+DETAILS = tuple(column for column in COLUMNS if column.detail)
 
 
 def reading(comparison: Comparison) -> list[str]:
     """How to read the table: what its columns mean, then the footnotes."""
     return [text for column in SHOWN if (text := column.meaning(comparison))] + footnotes(comparison)
+
+
+def details(comparison: Comparison) -> tuple[list[Column], list[Row]]:
+    """The second table's columns that have something to say, the first being the settings, and its rows."""
+    rows = [row for row in comparison.others if row.pairs]
+    told = [column for column in DETAILS if any(column.text(row) != "–" for row in rows)]
+    return ([COLUMNS[0], *told] if told else []), rows

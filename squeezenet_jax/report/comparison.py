@@ -6,23 +6,28 @@ n the runs of the row that ended with an exact evaluation and m the seeds for wh
     top-1 = mean_s(a_s) ± std_s(a_s)                              (n - 1 in the denominator)
     delta = mean_s(d_s) ± t(0.975, m - 1) std_s(d_s) / sqrt(m)    with d_s = a_s - b_s
 
-Accuracies and deltas are fractions (0 to 1) here; people read percent and percentage points. Read next: `wording.py`.
+The baseline differs from the row in what the experiment contrasts and in nothing else (`contrasted`). What more the
+pairs say, about all rows at once and about other test images, is a row's `Evidence`.
+
+Accuracies and deltas are fractions (0 to 1) here; people read percent and percentage points. Read next: `evidence.py`,
+then `wording.py`.
 """
 
 import collections
 import dataclasses
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from squeezenet_jax.report.evidence import Evidence, Pair, gather
+from squeezenet_jax.report.paired import MARGIN, NO_WIDTH, Delta
+from squeezenet_jax.runs.predictions import Predictions
 from squeezenet_jax.system.errors import unknown
 
 COUNTED = ("done", "stalled")  # a stalled run was trained and evaluated like any other: leaving it out would flatter
 # Every other status, in the order in which notes name them; "killed" is "running" with nobody who runs it.
 STATUSES = ("stalled", "diverged", "failed", "hung", "killed", "preempted", "running", "missing")
 TOP5_CLASSES = 6  # of fewer classes, the five best are all there are
-NO_WIDTH = 1e-9  # an interval narrower than this has no width but rounding error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Run:
     started: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # its run.json; empty before it is started
     images: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of "train" and "eval"; empty: not known
     majority: float | None = None  # what always answering the evaluation's commonest class would score
+    predictions: Predictions | None = None  # what became of each image; None in runs of earlier versions
 
     @property
     def result(self) -> Mapping[str, float] | None:
@@ -63,45 +69,36 @@ class Estimate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Delta:
-    """A mean difference and its 95 % interval; None where there are too few values."""
-
-    mean: float | None
-    low: float | None
-    high: float | None
-
-    @property
-    def verdict(self) -> str:
-        """One of "higher", "lower", "unclear" (0 is in the interval), "no interval" (too little to judge by), ""."""
-        if self.mean is None:
-            return ""
-        if self.low is None or self.high is None:
-            return "no interval"
-        if self.low <= NO_WIDTH and self.high >= -NO_WIDTH:
-            return "unclear"
-        if self.high - self.low < NO_WIDTH:  # few images make equal differences likely; they are no certainty
-            return "no interval"
-        return "higher" if self.low > 0 else "lower"
-
-
-@dataclasses.dataclass(frozen=True)
 class Row:
     """One setting and what its seeds say about it."""
 
     name: str
-    is_baseline: bool
+    baseline: str  # the row that it is compared with; its own name if it is a baseline
     overrides: Mapping[str, object]
     runs: tuple[Run, ...]  # all of them
     seeds: tuple[int, ...]  # of the runs that count
     top1: Estimate
     top5: Estimate
-    delta: Delta
-    differences: tuple[float, ...]  # in top-1, to the baseline's run with the same seed
+    pairs: Mapping[int, Pair]  # by seed, with the baseline's run of the same seed
     params: int
     macs: int
     bytes: float  # of the file of its weights: compressed, or 4 for each parameter
     images_per_second: float | None
     notes: str  # what is wrong with the row; "" if nothing is
+    evidence: Evidence = dataclasses.field(default_factory=Evidence)  # what its pairs say
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.name == self.baseline
+
+    @property
+    def delta(self) -> Delta:
+        return self.evidence.delta
+
+    @property
+    def differences(self) -> tuple[float, ...]:
+        """In top-1, to the baseline's run with the same seed."""
+        return tuple(pair.difference for pair in self.pairs.values())
 
     @property
     def n(self) -> int:
@@ -122,8 +119,9 @@ class Comparison:
 
     experiment: str
     preset: str
-    baseline: str
+    baseline: str  # what the others are compared with: a row, or the values that it differs in
     rows: tuple[Row, ...]
+    margin: float = MARGIN / 100  # the smallest difference that matters
 
     @property
     def is_compressed(self) -> bool:
@@ -135,29 +133,52 @@ class Comparison:
         return [row for row in self.rows if not row.is_baseline]
 
 
-def compare(experiment: str, preset: str, baseline: str, runs: Iterable[Run]) -> Comparison:
-    """Groups the runs into rows and compares each with the row named `baseline`, seed by seed.
+def compare(
+    experiment: str, preset: str, baseline: str, runs: Iterable[Run], margin: float = MARGIN / 100
+) -> Comparison:
+    """Groups the runs into rows and compares each with its baseline, seed by seed.
 
-    Raises `UserError` if there is no such row, ValueError if the runs of a row are not one setting with distinct seeds.
+    Args:
+      baseline: The name of the row that all others are compared with, "norm=none,bypass=none"; or a part of it,
+        "bypass=none": each is then compared with the row that has these values and else its own.
+      margin: The smallest difference that matters, a fraction.
+
+    Raises `UserError` if there is no baseline, ValueError if the runs of a row are not one setting with distinct seeds.
     """
     grouped: dict[str, list[Run]] = {}
     for run in runs:
         grouped.setdefault(run.setting, []).append(run)
-    if baseline not in grouped:
+    baselines = {name: baseline if baseline in grouped else contrasted(name, baseline) for name in grouped}
+    if all(name != other for name, other in baselines.items()):
         raise unknown("baseline", baseline, grouped)
-    reference = {run.seed: run.result["top1"] for run in grouped[baseline] if run.result}
-    rows = (_row(name, group, None if name == baseline else reference) for name, group in grouped.items())
-    return Comparison(experiment, preset, baseline, tuple(rows))
+    rows = [_row(name, group, baselines[name], grouped.get(baselines[name], [])) for name, group in grouped.items()]
+    others = [row for row in rows if not row.is_baseline]
+    evidence = iter(gather([(row.baseline, row.pairs) for row in others], margin))
+    rows = [row if row.is_baseline else dataclasses.replace(row, evidence=next(evidence)) for row in rows]
+    return Comparison(experiment, preset, baseline, tuple(rows), margin)
 
 
-def _row(name: str, runs: Sequence[Run], reference: Mapping[int, float] | None) -> Row:
+def contrasted(setting: str, baseline: str) -> str:
+    """The row that a setting is compared with: the same, but for the values that the baseline names.
+
+    >>> contrasted("norm=batch,bypass=simple", "bypass=none")
+    'norm=batch,bypass=none'
+    """
+    values = {key: value for key, _, value in (part.partition("=") for part in setting.split(","))}
+    named = {key: value for key, _, value in (part.partition("=") for part in baseline.split(","))}
+    if not named.keys() <= values.keys():
+        return baseline
+    return ",".join(f"{key}={value}" for key, value in (values | named).items())
+
+
+def _row(name: str, runs: Sequence[Run], baseline: str, references: Sequence[Run]) -> Row:
     first = runs[0]
     if len({run.seed for run in runs}) < len(runs):
         raise ValueError(f'"{name}": two runs have the same seed; seeds: {[run.seed for run in runs]}')
     if any((run.params, run.macs, run.overrides) != (first.params, first.macs, first.overrides) for run in runs):
         raise ValueError(f'"{name}": its runs differ in more than their seed')
     results = {run.seed: run.result for run in runs if run.result}
-    differences = [final["top1"] - reference[s] for s, final in results.items() if s in reference] if reference else []
+    pairs = {} if name == baseline else _pairs(runs, references)
     has_top5 = first.settings.get("data.num_classes", TOP5_CLASSES) >= TOP5_CLASSES
     speeds = [final["images_per_second"] for final in results.values() if "images_per_second" in final]
     sizes = [final["bytes"] for final in results.values() if "bytes" in final]
@@ -166,18 +187,17 @@ def _row(name: str, runs: Sequence[Run], reference: Mapping[int, float] | None) 
     notes["without evaluation"] = sum(run.status in COUNTED and not run.result for run in runs)
     notes["not above the majority class"] = sum(not run.beats_majority for run in runs)
     texts = [f"{count} {what}" for what, count in notes.items() if count]
-    if reference is not None and len(differences) < len(results):
-        texts.append(f"{len(differences)} paired")
+    if name != baseline and len(pairs) < len(results):
+        texts.append(f"{len(pairs)} paired")
     return Row(
         name=name,
-        is_baseline=reference is None,
+        baseline=baseline,
         overrides=first.overrides,
         runs=tuple(runs),
         seeds=tuple(results),
         top1=_estimate([final["top1"] for final in results.values()]),
         top5=_estimate([final["top5"] for final in results.values() if has_top5]),
-        delta=paired_delta(differences),
-        differences=tuple(differences),
+        pairs=pairs,
         params=first.params,
         macs=first.macs,
         bytes=_estimate(sizes).mean or 4 * first.params,
@@ -186,22 +206,18 @@ def _row(name: str, runs: Sequence[Run], reference: Mapping[int, float] | None) 
     )
 
 
+def _pairs(runs: Sequence[Run], references: Sequence[Run]) -> dict[int, Pair]:
+    """By seed, the runs that both rows have a result of."""
+    others = {run.seed: run for run in references}
+    found = {}
+    for run in runs:
+        other = others.get(run.seed)
+        if run.result and other and other.result:
+            top1 = run.result["top1"], other.result["top1"]
+            found[run.seed] = Pair(top1, (run.predictions, other.predictions))
+    return found
+
+
 def _estimate(values: Sequence[float]) -> Estimate:
     mean = statistics.fmean(values) if values else None
     return Estimate(mean, statistics.stdev(values) if len(values) > 1 else None)
-
-
-def paired_delta(differences: Sequence[float]) -> Delta:
-    """The mean of the differences with its 95 % Student-t interval, for which it takes two of them."""
-    estimate = _estimate(differences)
-    if estimate.mean is None or estimate.std is None:
-        return Delta(estimate.mean, None, None)
-    half = half_width(len(differences)) * estimate.std
-    return Delta(estimate.mean, estimate.mean - half, estimate.mean + half)
-
-
-def half_width(pairs: int) -> float:
-    """t(0.975, m - 1) / sqrt(m): half of a 95 % interval, in standard deviations of the m >= 2 differences."""
-    from scipy import stats  # takes a second to import
-
-    return float(stats.t.ppf(0.975, pairs - 1)) / math.sqrt(pairs)

@@ -6,9 +6,10 @@ not the same for all runs is shown with all of its values. Read next: `files.py`
 
 import collections
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from squeezenet_jax import settings
 from squeezenet_jax.report.comparison import Comparison, Run
 
 MOST_VALUES, MOST_NAMES = 4, 3  # so many are listed of what is swept, and of the runs that share something
@@ -44,6 +45,22 @@ CONDITIONS: dict[str, Callable[[Run], str]] = {
     "learning rate": _learning_rate,
     "epochs": _setting("train.epochs"),
     "set on the command line": _command_line,
+}
+
+
+def _has_weights(flat: Mapping[str, Any]) -> bool:
+    return bool(flat.get("model.init_from")) and flat.get("model.start") != "scratch"
+
+
+# What a seed decides, and in which runs.
+RANDOM: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+    "the initialisation": lambda flat: not _has_weights(flat),
+    "the initialisation of layers that the given weights lack": _has_weights,
+    "the order of the images": lambda flat: True,
+    "crops and flips": lambda flat: bool(
+        flat.get("data.flip") or flat.get("data.crop_padding") or flat.get("data.crop", "whole") != "whole"
+    ),
+    "dropout": lambda flat: bool(flat.get("model.dropout")),
 }
 
 
@@ -84,6 +101,21 @@ def differences(comparison: Comparison) -> list[str]:
             parts = [f"{value} ({_listed([*dict.fromkeys(runs)])})" for value, runs in few]
             sentences.append(f"The runs differ in {name}: {'; '.join(parts)}; the others {usual}.")
     return sentences
+
+
+def varied(comparison: Comparison) -> str:
+    """What differs between the runs of a row, as a sentence; "" where their settings are not known.
+
+    All randomness of a run follows from its seed (`system/randomness.py`): what uses any is what varied.
+    """
+    runs = [run for row in comparison.rows if row.n > 1 for run in row.runs if run.result and run.settings]
+    if not runs:
+        return ""
+    found = [text for text, applies in RANDOM.items() if any(applies(run.settings) for run in runs)]
+    others = sorted({name for row in comparison.rows for name in _differing(row.runs)})
+    fixed = not {"data.train_split", "data.eval_split"} & {*others}
+    same = " Training and evaluation images are the same." if fixed else ""
+    return f"Between the seeds of a row vary {_and([*found, *others])}.{same}"
 
 
 def environment(comparison: Comparison) -> dict[str, list[str]]:
@@ -130,6 +162,18 @@ def _devices(start: Mapping[str, Any]) -> str:
     kinds = collections.Counter(start.get("devices", ()))
     processes = f" in {start['processes']} processes" if start.get("processes", 1) > 1 else ""
     return ", ".join(f"{count} × {kind}" for kind, count in kinds.items()) + processes
+
+
+def _differing(runs: Sequence[Run]) -> set[str]:
+    """The settings, but for the seed, that the runs of a row do not share."""
+    found = [run.settings for run in runs if run.result]
+    names = {name for each in found for name in each} - {"seed", *settings.PLACES}
+    return {name for name in names if any(each.get(name) != found[0].get(name) for each in found)}
+
+
+def _and(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _listed(names: list[str]) -> str:

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import rich.console
 import rich.table
 import rich.text
 
-from squeezenet_jax.report.columns import COLUMNS, SHOWN, Column, reading
+from squeezenet_jax.report.columns import COLUMNS, SHOWN, Column, details, reading
 from squeezenet_jax.report.comparison import Comparison, Row
 from squeezenet_jax.report.conditions import differences, summary
 from squeezenet_jax.report.wording import answer, footnotes
@@ -72,13 +72,20 @@ def markdown(comparison: Comparison) -> str:
     def line(texts: Iterable[str]) -> str:
         return "| " + " | ".join(map(escaped, texts)) + " |"
 
-    table = [line(column.title for column in SHOWN)]
-    table += ["|" + "|".join("---" if column.left else "---:" for column in SHOWN) + "|"]
-    table += [line(column.text(row) for column in SHOWN) for row in comparison.rows]
+    def table_of(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
+        table = [line(column.title for column in columns)]
+        table += ["|" + "|".join("---" if column.left else "---:" for column in columns) + "|"]
+        return table + [line(column.text(row) for column in columns) for row in rows]
+
+    table = table_of(SHOWN, comparison.rows)
     title = f"# {comparison.experiment} on {comparison.preset}"
     notes = [f"- {text}" for text in [*reading(comparison), *differences(comparison)]]
     how = [escaped(text), ""] if (text := summary(comparison)) else []
-    return "\n".join([title, "", answer(comparison), "", *how, *table, "", "How to read it:", "", *notes, ""])
+    looked, rows = details(comparison)
+    closer = ["## A closer look", "", *table_of(looked, rows), ""] if looked else []
+    closer += [f"- {text}" for column in looked if (text := column.meaning(comparison))]
+    parts = [title, "", answer(comparison), "", *how, *table, "", "How to read it:", "", *notes, "", *closer]
+    return "\n".join([*parts, ""] if closer else parts)
 
 
 def as_json(comparison: Comparison) -> dict[str, object]:

@@ -1,6 +1,12 @@
 """The comparison in words, which console, Markdown and page share. Read next: `columns.py`."""
 
-from squeezenet_jax.report.comparison import Comparison, Estimate, half_width
+from collections.abc import Sequence
+
+from squeezenet_jax.report.comparison import Comparison, Estimate, Row
+from squeezenet_jax.report.conditions import varied
+from squeezenet_jax.report.paired import LEVEL, Delta, detectable, pairs_needed
+
+POWERED = (0.25, 0.5, 1.0)  # standard deviations of the differences, in points, that a plan is judged for
 
 
 def percent(value: Estimate) -> str:
@@ -12,6 +18,30 @@ def percent(value: Estimate) -> str:
 def points(fraction: float) -> str:
     """A difference in percentage points, with its sign."""
     return f"{round(100 * fraction, 2) + 0.0:+.2f}".replace("-", "−")  # + 0.0: no −0.00
+
+
+def unsigned(fraction: float | None) -> str:
+    """A size in percentage points: "0.5", "12"; two digits are all that a few seeds can tell."""
+    if fraction is None:
+        return "–"
+    value = 100 * fraction
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def interval(delta: Delta) -> str:
+    """ "[−0.20, +1.30]" in percentage points; "" where there is none."""
+    return "" if delta.low is None or delta.high is None else f"[{points(delta.low)}, {points(delta.high)}]"
+
+
+def p_text(p: float | None) -> str:
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def compared_with(comparison: Comparison) -> str:
+    """The row that all others are compared with, or which one each is."""
+    if any(row.name == comparison.baseline for row in comparison.rows):
+        return comparison.baseline
+    return f"the row that has {comparison.baseline} and else the same values, run"
 
 
 def answer(comparison: Comparison) -> str:
@@ -35,10 +65,14 @@ def answer(comparison: Comparison) -> str:
         if verdicts[row.name] in ("higher", "lower")
     ]
     if differ:
-        return f"{text}; distinguishable from the baseline {comparison.baseline} at 95 %: {', '.join(differ)}."
-    if "unclear" in verdicts.values():
-        return f"{text}, but no setting is distinguishable from the baseline {comparison.baseline} at 95 %."
-    return f"{text}, but there are too few pairs of runs to tell any setting from the baseline {comparison.baseline}."
+        text += f"; distinguishable from the baseline {comparison.baseline} at 95 %: {', '.join(differ)}"
+    elif "unclear" in verdicts.values():
+        text += f", but no setting is distinguishable from the baseline {comparison.baseline} at 95 %"
+    else:
+        text += f", but there are too few pairs of runs to tell any setting from the baseline {comparison.baseline}"
+    if same := [row.name for row in comparison.others if row.evidence.is_equivalent]:
+        text += f"; no difference of {unsigned(comparison.margin)} points or more: {', '.join(same)}"
+    return f"{text}."
 
 
 def footnotes(comparison: Comparison) -> list[str]:
@@ -48,15 +82,18 @@ def footnotes(comparison: Comparison) -> list[str]:
     number = str(pairs[0]) if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
     verdicts = [row.delta.verdict for row in comparison.others]
     runs = [run for row in comparison.rows for run in row.runs]
-    reach = f"{half_width(pairs[0]):.1f}" if judged else ""
+    without = sum(run.result is not None and run.predictions is None for run in runs)
     notes = {
         f"† not distinguishable from the baseline at 95 % ({number} pairs): the interval contains 0. That is no "
         "evidence that the two are equal.": "unclear" in verdicts,
         "‡ not to be judged: a single pair of runs, or the same difference in every pair.": "no interval" in verdicts,
-        f"With n = {pairs[0]} pairs only large differences can be seen: an interval reaches {reach} standard "
-        "deviations of the differences to either side.": 0 < pairs[0] < 10,
-        f"{len(judged)} rows are compared with one baseline, and the intervals are not corrected for multiple "
-        "comparisons: of rows that do not differ, 1 in 20 is still expected to seem to.": len(judged) > 1,
+        f"≈ no difference of {unsigned(comparison.margin)} points or more, either way, by two one-sided tests at 5 % "
+        "that are adjusted for the number of rows.": any(row.evidence.is_equivalent for row in comparison.others),
+        _power(comparison, number): any(row.evidence.detectable for row in judged),
+        _at_once(judged): len(judged) > 1,
+        f"Without predictions.npz, as earlier versions left them: {without} runs. What other test images would have "
+        "shown is known only for rows in which each run has it.": bool(judged) and without > 0,
+        varied(comparison): True,
         "Stalled: the loss never left that of guessing. Once evaluated, such a run counts like any other.": any(
             run.status == "stalled" for run in runs
         ),
@@ -70,7 +107,51 @@ def footnotes(comparison: Comparison) -> list[str]:
             not run.beats_majority for run in runs
         ),
     }
-    return [text for text, applies in notes.items() if applies]
+    return [text for text, applies in notes.items() if applies and text]
+
+
+def _at_once(judged: Sequence[Row]) -> str:
+    found = [row.name for row in judged if row.evidence.p_holm is not None and row.evidence.p_holm < LEVEL]
+    return (
+        f"Each of the {len(judged)} intervals is right for its row alone: of rows that do not differ, 1 in 20 is still "
+        f"expected to seem to. Adjusted for their number (Holm), {', '.join(found) or 'none'} can be told from its "
+        "baseline."
+    )
+
+
+def _power(comparison: Comparison, pairs: str) -> str:
+    """What so many pairs could have shown, by the spread that they had."""
+    shown = sorted(row.evidence.detectable for row in comparison.others if row.evidence.detectable is not None)
+    needed = [row.evidence.seeds_needed for row in comparison.others if row.evidence.detectable is not None]
+    if not shown:
+        return ""
+    most = "more than any number of" if None in needed else f"{max(filter(None, needed)):,}"
+    least = min(filter(None, needed), default=None)
+    smallest, largest = unsigned(shown[0]), unsigned(shown[-1])
+    size = smallest if smallest == largest else f"{smallest} to {largest}"
+    seeds = most if least is None or f"{least:,}" == most else f"{least:,} to {most}"
+    return (
+        f"With 80 % power, {pairs} pairs that spread as these do show differences of {size} points or more"
+        f"{', depending on the row' * (smallest != largest)}; {unsigned(comparison.margin)} points would take {seeds} "
+        "seeds."
+    )
+
+
+def planned_power(seeds: int, margin: float) -> str:
+    """What a sweep of so many seeds will be able to show, in standard deviations, for nothing has been run yet.
+
+    `margin` is a fraction.
+    """
+    if seeds < 2:
+        return "One seed for each setting: a difference will have no interval. Two are the least, and show little."
+    reach = detectable(seeds)
+    needed = [(std, pairs_needed(100 * margin / std)) for std in POWERED]
+    return (
+        f"{seeds} seeds for each setting show differences of {reach:.2g} standard deviations or more (of the paired "
+        f"differences) with 80 % power: {unsigned(margin)} points where those deviate by {unsigned(margin / reach)}. "
+        f"Where they deviate by {_or([f'{std:g}' for std, _ in needed])} points, it takes "
+        f"{_or([f'{n:,}' if n else 'too many' for _, n in needed])} seeds."
+    )
 
 
 def count_points(comparison: Comparison) -> str:
@@ -79,3 +160,7 @@ def count_points(comparison: Comparison) -> str:
     count = counts.pop() if len(counts) == 1 else 0
     unit = "point" if count == 100 else "points"
     return f" One image of {count:,} is {100 / count:.2g} {unit}." if count else ""
+
+
+def _or(texts: Sequence[str]) -> str:
+    return f"{', '.join(texts[:-1])} or {texts[-1]}"

@@ -1,12 +1,13 @@
 """A run's directory: what it was started with, its metrics line by line, and its status.
 
-run.json       settings, overrides, data, command, versions, git revision, devices
-metrics.jsonl  one line per log window ("split": "train") and per evaluation ("split": "eval")
-status.json    {"status", "message"}
-checkpoints/   see `checkpoint.py`
-network.sqz    the finished network, where training has shared its weights (compress.share)
-unreadable.txt names of images that could not be read, with reasons; there only if there were any
-lock           held while a process runs it; says which
+run.json         settings, overrides, data, command, versions, git revision, devices
+metrics.jsonl    one line per log window ("split": "train") and per evaluation ("split": "eval")
+status.json      {"status", "message"}
+checkpoints/     see `checkpoint.py`
+predictions.npz  what became of each image of the final evaluation, see `predictions.py`
+network.sqz      the finished network, where training has shared its weights (compress.share)
+unreadable.txt   names of images that could not be read, with reasons; there only if there were any
+lock             held while a process runs it; says which
 """
 
 import contextlib

@@ -15,6 +15,8 @@ from squeezenet_jax.system import devices
 from squeezenet_jax.system.errors import UserError
 
 Tally = dict[str, jax.Array]  # "loss" float32 sum; "top1", "top5", "count" int32 counts
+Outcomes = dict[str, jax.Array]  # of each example: "index", "label", "mask", "top" int32, "probability" float32
+TOP = 5  # classes that an outcome has, or all where there are fewer
 
 
 def tally(logits_BK: jax.Array, label_B: jax.Array, mask_B: jax.Array) -> Tally:
@@ -42,6 +44,15 @@ def label_rank(logits_BK: jax.Array, label_B: jax.Array) -> jax.Array:
     before = (logits_BK > own) | ((logits_BK == own) & earlier)
     rank = jnp.sum(before, axis=-1, dtype=jnp.int32)
     return jnp.where(jnp.isnan(logits_BK).any(-1), 2**31 - 1, rank)
+
+
+def outcomes(logits_BK: jax.Array, batch: Batch) -> Outcomes:
+    """What becomes of each example: its best classes in `label_rank`'s order, and its label's probability."""
+    own = jnp.take_along_axis(jax.nn.softmax(logits_BK), batch["label"][:, None], axis=-1)
+    sortable_BK = jnp.where(logits_BK == 0, 0.0, logits_BK)  # top_k puts -0.0 behind 0.0
+    _, top = jax.lax.top_k(sortable_BK, min(TOP, logits_BK.shape[-1]))
+    given = {name: batch[name] for name in ("index", "label", "mask")}
+    return given | {"top": top, "probability": own[:, 0]}
 
 
 def total(tallies: Sequence[Tally]) -> dict[str, float]:

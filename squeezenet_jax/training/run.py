@@ -16,6 +16,7 @@ from squeezenet_jax import weights
 from squeezenet_jax.data import sources
 from squeezenet_jax.data.batches import Batch, EvalBatches, TrainBatches, in_parts
 from squeezenet_jax.data.loader import Loader, parallelism
+from squeezenet_jax.runs import predictions
 from squeezenet_jax.runs.checkpoint import Checkpoints
 from squeezenet_jax.runs.directory import COMPRESSED, RunDirectory
 from squeezenet_jax.settings import Settings
@@ -46,6 +47,7 @@ class Run:
     loader: Loader
     batches: TrainBatches
     eval_batches: EvalBatches
+    directory: RunDirectory
     checkpoints: Checkpoints
     monitor: Monitor
     watchdog: Watchdog
@@ -95,17 +97,27 @@ class Run:
         if processes.is_main():
             self.checkpoints.save(self.step, self.state)
 
-    def evaluate(self) -> None:
-        """Evaluates the state on the whole split and writes the result."""
+    def evaluate(self, last: bool) -> None:
+        """Evaluates the state on the whole split and writes the result; of the `last` one also every outcome.
+
+        The outcomes come first: a run that is evaluated has them, whatever interrupts it.
+        """
+        outcomes: list[objective.Outcomes] = []
+
+        def tally_of(batch: Batch) -> objective.Tally:
+            tally, outcome = self.steps.eval(self.state.variables, devices.put_batch(batch, self.mesh))
+            if last:
+                outcomes.append(outcome)
+            return tally
+
         with self._saved_whatever_ends_it():
-            result = objective.evaluate(self._tally, self._eval_stream())
+            result = objective.evaluate(tally_of, self._eval_stream())
         if not math.isfinite(result["loss"]):
             raise Ended("diverged")
+        if last:
+            predictions.save(self.directory.path, predictions.join(jax.device_get(outcomes)))
         epoch = self.step / self.batches.steps_per_epoch
         self.monitor.write({"split": "eval", "step": self.step, "epoch": epoch} | result)
-
-    def _tally(self, batch: Batch) -> objective.Tally:
-        return self.steps.eval(self.state.variables, devices.put_batch(batch, self.mesh))
 
     def _eval_stream(self) -> Iterator[Batch]:
         for number, batch in enumerate(self.loader.stream("eval", range(len(self.eval_batches)))):

@@ -101,8 +101,8 @@ def train_step(
         tally = objective.tally(logits_BK, part["label"], part["mask"])
         return tally["loss"] / count, (tally, dict(model_state))
 
-    gradient = functools.partial(jax.grad(part_of_mean_loss, has_aux=True), state.params)
-    grads, (tally, model_state) = _sum_over_parts(gradient, batch, parts)
+    gradient = jax.grad(part_of_mean_loss, has_aux=True)
+    (grads, (tally, model_state)), _ = _over_parts(lambda part: (gradient(state.params, part), None), batch, parts)
     if constraint:
         grads = constraint.project(grads, state.codes, state.step)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -118,8 +118,12 @@ def _example_keys(key: jax.Array, purpose: Purpose, step: jax.Array, index_B: ja
     return jax.vmap(functools.partial(jax.random.fold_in, step_key))(index_B)
 
 
-def _sum_over_parts(function: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
-    """The sum of `function` over `parts` equal parts of the batch, computed one after the other."""
+def _over_parts(function: Callable[[Batch], tuple[Any, Any]], batch: Batch, parts: int) -> tuple[Any, Any]:
+    """`function` of `parts` equal parts of the batch, computed one after the other.
+
+    Of the two trees that it returns the first is added up over the parts, and the second has a value of each example,
+    which are put together in the batch's order.
+    """
     if parts == 1:
         return function(batch)
 
@@ -127,10 +131,14 @@ def _sum_over_parts(function: Callable[[Batch], Any], batch: Batch, parts: int) 
         # Every parts-th example, so that each device cuts up what it already holds.
         return jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1)
 
+    def step(sum_: Any, part: Batch) -> tuple[Any, Any]:
+        summed, of_each = function(part)
+        return jax.tree.map(jnp.add, sum_, summed), of_each
+
     divided = jax.tree.map(divide, batch)
-    zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(function, jax.tree.map(lambda x: x[0], divided)))
-    total, _ = jax.lax.scan(lambda sum_, part: (jax.tree.map(jnp.add, sum_, function(part)), None), zero, divided)
-    return total
+    shapes, _ = jax.eval_shape(function, jax.tree.map(lambda x: x[0], divided))
+    total, of_each = jax.lax.scan(step, jax.tree.map(jnp.zeros_like, shapes), divided)
+    return total, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), of_each)
 
 
 def output_stds_step(
@@ -141,17 +149,16 @@ def output_stds_step(
 
 def eval_step(
     variables: Variables, batch: Batch, *, model: SqueezeNet, data: DataSettings, parts: int = 1
-) -> objective.Tally:
-    """The tally of a batch, of which `parts` are computed one after the other."""
+) -> tuple[objective.Tally, objective.Outcomes]:
+    """The tally of a batch, of which `parts` are computed one after the other, and what became of each example."""
 
-    def tally(part: Batch) -> objective.Tally:
+    def of_part(part: Batch) -> tuple[objective.Tally, objective.Outcomes]:
         image = augment.normalize(part["image"], data.mean, data.std)
         logits_BK = model.apply(variables, image)
         assert isinstance(logits_BK, jax.Array)
-        return objective.tally(logits_BK, part["label"], part["mask"])
+        return objective.tally(logits_BK, part["label"], part["mask"]), objective.outcomes(logits_BK, part)
 
-    summed: objective.Tally = _sum_over_parts(tally, batch, parts)
-    return summed
+    return _over_parts(of_part, batch, parts)
 
 
 class Steps(NamedTuple):
@@ -161,7 +168,7 @@ class Steps(NamedTuple):
     init: Callable[[jax.Array], Variables]  # key -> what the network is made of
     begin: Callable[[Variables], TrainState]  # that -> state before step 0
     train: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, objective.Tally]]  # the state is donated
-    eval: Callable[[Variables, Batch], objective.Tally]
+    eval: Callable[[Variables, Batch], tuple[objective.Tally, objective.Outcomes]]
     output_stds: Callable[[Variables, jax.Array], dict[str, jax.Array]]  # for LSUV: network, images -> by layer
 
 

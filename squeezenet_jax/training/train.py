@@ -109,6 +109,7 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
             loader=loader,
             batches=batches,
             eval_batches=eval_batches,
+            directory=directory,
             checkpoints=checkpoints,
             monitor=monitor,
             watchdog=watchdog,
@@ -134,7 +135,7 @@ def loop(run: Run, schedule: Schedule, cut_short: bool) -> None:
     A step's checkpoint comes before its evaluation: whatever ends the evaluation costs no step.
     """
     if cut_short:
-        run.evaluate()
+        run.evaluate(last=run.step == schedule.total_steps)
         run.monitor.restart_clock()
     for batch in run.stream(schedule.total_steps):
         run.take_step(batch)
@@ -146,5 +147,5 @@ def loop(run: Run, schedule: Schedule, cut_short: bool) -> None:
             if stop:
                 raise Ended("preempted")
             if evaluates:
-                run.evaluate()
+                run.evaluate(last=run.step == schedule.total_steps)
             run.monitor.restart_clock()

@@ -141,15 +141,12 @@ def test_a_sweep_may_depend_on_the_settings_that_it_starts_from():
     assert seen[0].data.num_classes == 10 and seen[0].model.width == TINY["model.width"]
 
 
-def test_a_baseline_may_leave_out_what_tells_no_other_setting_from_it():
+def test_a_baseline_is_the_one_setting_that_has_its_values_or_of_several_each_rows_own():
     rows = [
         {"model.bypass": b, "model.width": w, "seed": 0} for b, w in (("none", 0.5), ("none", 1.0), ("simple", 0.5))
     ]
     assert planned(*rows, baseline={"model.bypass": "simple"}).baseline == "bypass=simple,width=0.5"
-    with pytest.raises(UserError, match="BASELINE of toy: bypass=none is not one setting but 2: bypass=none,width=0.5"):
-        planned(*rows, baseline={"model.bypass": "none"})
-    with pytest.raises(UserError, match='BASELINE of toy: unknown value "bypass=complex"'):
-        planned(*rows, baseline={"model.bypass": "complex"})
+    assert planned(*rows, baseline={"model.bypass": "none"}).baseline == "bypass=none"  # at the same width
 
 
 @pytest.mark.parametrize("preset", ["digits", "fashion_mnist", "cifar10"])
@@ -226,3 +223,41 @@ def test_recorded_values_stand_in_for_data_that_are_gone():
     plan = planning.plan(experiment({"seed": 0}), "folder", config, (), recorded)
     data = plan.runs[0].settings.data
     assert (data.num_classes, data.eval_split) == (7, "validation")
+
+
+GRID = [{"model.width": w, "model.bypass": b, "seed": 0} for w in (0.125, 0.25) for b in ("none", "simple")]
+
+
+def test_a_baseline_names_a_setting_or_only_what_is_contrasted():
+    assert planned(*GRID, baseline={"model.width": 0.25, "model.bypass": "none"}).baseline == "width=0.25,bypass=none"
+    assert planned(*GRID, baseline={"model.width": 0.25}).baseline == "width=0.25"
+    assert planned(*GRID, baseline={"model.bypass": "none"}).baseline == "bypass=none"
+
+
+@pytest.mark.parametrize(
+    ("rows", "baseline", "missing"),
+    [
+        (GRID, {"model.bypass": "complex"}, "width=0.125,bypass=complex"),
+        (GRID, {"model.stem": "small"}, "model.stem=small"),
+        (GRID, {}, "run"),
+        (
+            [*GRID, GRID[0] | {"model.width": 0.5}, GRID[1] | {"model.width": 1.0}],
+            {"model.bypass": "none"},
+            "width=1,bypass=none",
+        ),
+    ],
+)
+def test_a_baseline_that_leaves_a_setting_without_its_own_is_refused(rows, baseline, missing):
+    with pytest.raises(UserError, match=f'BASELINE of toy: unknown value "{missing}"; allowed: width='):
+        planned(*rows, baseline=baseline)
+
+
+def test_an_experiment_may_say_which_difference_matters():
+    module = experiment(*swept("model.width", 0.125, 0.25))
+    config = planning.unflatten(planning.flatten(base.get_config().to_dict()) | TINY)
+    assert planning.plan(module, "digits", config, ()).margin == 0.5
+    module.MARGIN = 1
+    assert planning.plan(module, "digits", config, ()).margin == 1.0
+    module.MARGIN = -0.1
+    with pytest.raises(UserError, match=r"MARGIN of toy: -0\.1 is not allowed; percentage points, above 0"):
+        planning.plan(module, "digits", config, ())

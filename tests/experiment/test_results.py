@@ -3,9 +3,11 @@
 import itertools
 import json
 
+import numpy as np
 import pytest
 
 from squeezenet_jax.experiment import results
+from squeezenet_jax.runs import predictions
 from squeezenet_jax.runs.directory import RunDirectory
 from squeezenet_jax.training.train import Schedule
 
@@ -56,6 +58,20 @@ def test_the_majority_class_is_that_of_the_evaluated_images(tiny, tmp_path):
     ):
         directory.begin({"labels": recorded})
         assert read(directory, tiny()).majority == majority
+
+
+def test_the_predictions_are_those_of_the_final_evaluation_or_none(tiny, tmp_path):
+    directory = finished(tmp_path)
+    assert read(directory, tiny()).predictions is None  # as earlier versions left it
+    index, label = np.arange(50), np.zeros(50, int)
+    for hits in (7, 6):  # 6 of 50 are its 12 %
+        top = np.where(np.arange(50) < hits, 0, 1)[:, None]
+        predictions.save(tmp_path, predictions.Predictions(index, label, top, np.zeros(50)))
+        assert (read(directory, tiny()).predictions is not None) == (hits == 6)
+    assert read(directory, tiny()).predictions.top1.sum() == 6
+    (tmp_path / predictions.NAME).write_bytes(b"damaged")
+    assert read(directory, tiny()).predictions is None
+    assert read(directory, tiny()).result["top1"] == 0.12
 
 
 def test_speed_is_that_of_all_windows_where_none_is_whole(tiny, tmp_path):

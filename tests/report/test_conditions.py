@@ -101,3 +101,26 @@ def test_of_the_runs_that_share_something_a_few_are_named() -> None:
     (sentence,) = conditions.differences(compare("bypass", "digits", BASE, runs))
     names = "bypass=none,seed=0 and bypass=none,seed=1 and bypass=none,seed=2 and 2 more"
     assert sentence == f"The runs differ in devices: 1 × gpu ({names}); the others 1 × cpu."
+
+
+def test_what_varies_between_the_seeds_of_a_row_is_said(tmp_path: Path) -> None:
+    def sentence(**more: object) -> str:
+        flat = {name.replace("__", "."): value for name, value in more.items()}
+        runs = [dataclasses.replace(run, settings={"seed": run.seed, "model.dropout": 0.5} | flat) for run in runs_of()]
+        return conditions.varied(compare("bypass", "digits", BASE, runs))
+
+    same = "Training and evaluation images are the same."
+    assert (
+        sentence() == f"Between the seeds of a row vary the initialisation, the order of the images and dropout. {same}"
+    )
+    assert "the order of the images, crops and flips and dropout" in sentence(data__flip=True)
+    assert "layers that the given weights lack" in sentence(model__init_from="weights", model__start="init_from")
+    assert "vary the initialisation" in sentence(model__init_from="weights", model__start="scratch")
+    splits = [
+        dataclasses.replace(run, settings={"data.dir": f"/{run.seed}", "data.train_split": f"train[{run.seed}:]"})
+        for run in runs_of()
+    ]
+    text = conditions.varied(compare("bypass", "digits", BASE, splits))
+    assert text == "Between the seeds of a row vary the initialisation, the order of the images and data.train_split."
+    assert text in every_text(compare("bypass", "digits", BASE, splits), tmp_path)["md"]
+    assert conditions.varied(compare("bypass", "digits", BASE, runs_of())) == ""

@@ -7,7 +7,7 @@ import time
 import pytest
 from several_processes import assert_same, finish, join_flags, nothing_is_left, results, start, start_two
 
-from squeezenet_jax.runs import checkpoint
+from squeezenet_jax.runs import checkpoint, predictions
 from squeezenet_jax.runs.directory import RunDirectory
 from squeezenet_jax.system import processes
 from squeezenet_jax.system.errors import UserError
@@ -26,6 +26,9 @@ def test_two_processes_train_like_one(tmp_path, alone):
     finish(*start_two(tmp_path / "two"))
     assert_same(results(tmp_path / "two"), alone)
     assert not (tmp_path / "unused").exists()
+    kept, (metrics, _) = predictions.load(tmp_path / "two" / "bypass=simple,seed=1"), alone
+    assert kept.index.tolist() == list(range(50))
+    assert kept.top1.mean() == metrics[-1]["top1"]
     # As if a stop had cut the last evaluation short: the next start makes it.
     directory = RunDirectory(tmp_path / "two" / "bypass=simple,seed=1")
     *lines, _ = (directory.path / "metrics.jsonl").read_text().splitlines(keepends=True)

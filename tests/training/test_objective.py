@@ -72,6 +72,19 @@ def test_equal_logits_score_chance_and_not_everything():
     np.testing.assert_array_equal(rank, label)  # argmax's order: a dead network answers class 0
 
 
+def test_the_top_classes_are_in_the_order_by_which_hits_are_counted():
+    """With equal logits too, and with both zeros."""
+    rng = np.random.default_rng(0)
+    logits = rng.integers(-1, 2, (300, 7)).astype(np.float32) * rng.choice([1.0, 0.0, -0.0], (300, 7))
+    batch = {"label": jnp.asarray(rng.integers(0, 7, 300)), "index": jnp.arange(300), "mask": jnp.ones(300, jnp.int32)}
+    outcomes = objective.outcomes(jnp.asarray(logits), batch)
+    rank = np.asarray(objective.label_rank(jnp.asarray(logits), batch["label"]))
+    at = np.asarray(outcomes["top"]) == np.asarray(batch["label"])[:, None]
+    np.testing.assert_array_equal(np.where(at.any(1), at.argmax(1), 5), np.minimum(rank, 5))
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(outcomes["probability"], chances[np.arange(300), batch["label"]], rtol=1e-5)
+
+
 def test_a_row_with_a_nan_is_never_a_hit():
     for logits in (jnp.full((1, 3), jnp.nan), jnp.array([[1.0, 2.0, jnp.nan]])):
         tally = objective.tally(logits, jnp.array([1]), jnp.ones(1))

@@ -52,13 +52,13 @@ def two_steps(settings, mesh=None):
 @pytest.fixture
 def parts(monkeypatch):
     """Into how many parts the batches of the programs that are compiled are cut."""
-    cut, sum_over_parts = [], steps_module._sum_over_parts
+    cut, over_parts = [], steps_module._over_parts
 
     def spy(function, batch, parts):
         cut.append(parts)
-        return sum_over_parts(function, batch, parts)
+        return over_parts(function, batch, parts)
 
-    monkeypatch.setattr(steps_module, "_sum_over_parts", spy)
+    monkeypatch.setattr(steps_module, "_over_parts", spy)
     compile_steps.cache_clear()
     yield cut
     compile_steps.cache_clear()
@@ -286,14 +286,19 @@ def test_a_tally_in_parts_is_that_of_the_batch(tiny):
     data = settings.data
     batch = a_batch(data, 32) | {"mask": (np.arange(32) % 4 == 1).astype(np.int32)}
 
-    def tally(parts):
+    def evaluated(parts):
         step = functools.partial(eval_step, model=build_model(settings), data=data, parts=parts)
         return jax.jit(step)(variables, batch)
 
-    whole, in_parts = tally(1), tally(4)
+    (whole, of_each), (in_parts, of_each_in_parts) = evaluated(1), evaluated(4)
     assert whole["count"] == 8 and 0 < whole["top5"] < 8
     assert [in_parts[name] for name in ("count", "top1", "top5")] == [whole[name] for name in ("count", "top1", "top5")]
     np.testing.assert_allclose(in_parts["loss"], whole["loss"], rtol=1e-5)
+    for name, value in of_each.items():  # in the order of the batch
+        np.testing.assert_allclose(of_each_in_parts[name], value, rtol=1e-5)
+    np.testing.assert_array_equal(of_each["index"], batch["index"])
+    hits = (np.asarray(of_each["top"]) == batch["label"][:, None]) & (batch["mask"] == 1)[:, None]
+    assert [hits[:, 0].sum(), hits.sum()] == [whole["top1"], whole["top5"]]
 
 
 def test_a_cpu_on_its_own_computes_large_batches_in_parts(tiny, parts, monkeypatch):
@@ -319,7 +324,7 @@ def test_batches_whose_examples_depend_on_each_other_stay_whole(tiny, monkeypatc
     """However large, in training."""
     cut = []
     monkeypatch.setattr(Architecture, "examples_independent", False)
-    monkeypatch.setattr(steps_module, "_sum_over_parts", lambda f, batch, parts: [f(batch), cut.append(parts)][0])
+    monkeypatch.setattr(steps_module, "_over_parts", lambda f, batch, parts: [f(batch), cut.append(parts)][0])
     alone = Mesh(np.array(jax.devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
     compile_steps.cache_clear()
     compile_steps(tiny(train__batch_size=64, train__eval_batch_size=64), 10, 1.0, alone)

@@ -14,7 +14,7 @@ from jax.sharding import AxisType
 from squeezenet_jax.data import sources
 from squeezenet_jax.data.batches import EvalBatches, TrainBatches
 from squeezenet_jax.data.loader import Loader
-from squeezenet_jax.runs import checkpoint
+from squeezenet_jax.runs import checkpoint, predictions
 from squeezenet_jax.runs.directory import RunDirectory
 from squeezenet_jax.system import devices
 from squeezenet_jax.system.errors import UserError
@@ -101,6 +101,13 @@ def test_one_and_eight_devices_train_the_same(tiny, tmp_path, on_devices, norm):
     (_, params_1, metrics_1, _), (_, params_8, metrics_8, _) = results
     np.testing.assert_allclose(curve(metrics_1), curve(metrics_8), rtol=1e-5 if norm == "none" else 1e-3)
     assert curve(metrics_1, "eval", "count") == curve(metrics_8, "eval", "count") == [(6, 50), (12, 50)]
+    for count, metrics in ((1, metrics_1), (8, metrics_8)):  # evaluated in batches of 32, the last one filled up
+        found = predictions.load(tmp_path / str(count))
+        np.testing.assert_array_equal(found.index, np.arange(50))
+        np.testing.assert_array_equal(found.label, sources.load(settings.data, "eval_split").label)
+        assert found.top1.mean() == curve(metrics, "eval", "top1")[-1][1]
+        assert (found.top == found.label[:, None]).any(1).mean() == curve(metrics, "eval", "top5")[-1][1]
+        assert -np.log(found.probability).mean() == pytest.approx(curve(metrics, "eval")[-1][1], rel=1e-5)
     assert_equal(params_1, params_8, rtol=1e-3, atol=1e-5 if norm == "none" else 1e-4)
 
 
@@ -158,6 +165,8 @@ def test_stopped_and_started_again_ends_with_the_same_bits(tiny, tmp_path, varia
         assert status == uninterrupted_status
         assert_equal(uninterrupted, resumed)
         assert curve(metrics, "eval") == curve(metrics_resumed, "eval")
+        files = [(each / predictions.NAME).read_bytes() for each in (path, tmp_path / "whole")]
+        assert files[0] == files[1]
         steps = [step for step, _ in curve(metrics_resumed)]
         assert steps == sorted(set(steps))
         assert steps[-1] == total_steps
@@ -213,7 +222,8 @@ def test_an_unreadable_checkpoint_is_moved_aside_and_the_one_before_is_used(tiny
 
 
 def tally_on_devices(steps, variables, mesh, batch):
-    return steps.eval(variables, devices.put_batch(batch, mesh))
+    tally, _ = steps.eval(variables, devices.put_batch(batch, mesh))
+    return tally
 
 
 def test_evaluation_is_exact_whatever_the_batch_size(tiny):
