@@ -61,9 +61,14 @@ def _svg(name: str, height: float, alt: str, draw: Callable[["Figure"], None]) -
     text = text[text.index("<svg") :]
     names = {INK: "ink", MUTE: "mute", PAGE: "page"} | {colour: f"s{i}" for i, colour in enumerate(SERIES)}
     text = re.sub("|".join(names), lambda match: f"var(--{names[match[0]]})", text)
-    text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", text)  # ids are the page's, not the figure's
+    text = scoped(text, name)
     text = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)  # CSS scales it, by its viewBox
     return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(alt)}"', 1)
+
+
+def scoped(svg: str, name: str) -> str:
+    """The figure with `name-`, unless it is "", before each of its ids, which are the page's, not the figure's."""
+    return re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", svg) if name else svg
 
 
 def _mean_and_range(runs: Sequence[Run], curve: str, key: str, most: int = 150) -> npt.NDArray[np.float64]:
