@@ -1,9 +1,10 @@
 """The comparisons of several presets of one experiment side by side: what a setting gives on each. No jax."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from squeezenet_jax.report.columns import COLUMNS
-from squeezenet_jax.report.comparison import Comparison
+from squeezenet_jax.report.columns import COLUMNS, Column
+from squeezenet_jax.report.comparison import Comparison, Row
 
 SIDE_BY_SIDE = [column for column in COLUMNS if column.name in ("top1", "delta")]
 
@@ -13,12 +14,14 @@ def title(comparisons: Sequence[Comparison]) -> str:
     return f"{comparisons[0].experiment} on {' and '.join(comparison.preset for comparison in comparisons)}"
 
 
-def table(comparisons: Sequence[Comparison]) -> tuple[list[str], list[list[str]]]:
-    """(headings, rows): a row for each setting of any preset, with two columns for each preset."""
+def table(comparisons: Sequence[Comparison]) -> tuple[list[str], dict[str, list[tuple[str, Any]]]]:
+    """(headings, the (text, value) of each cell by setting): of any preset's settings, two columns for each preset."""
     headings = [f"{comparison.preset}: {column.title}" for comparison in comparisons for column in SIDE_BY_SIDE]
     rows = [{row.name: row for row in comparison.rows} for comparison in comparisons]
-    lines = []
-    for name in dict.fromkeys(name for each in rows for name in each):
-        cells = [column.text(each[name]) if name in each else "–" for each in rows for column in SIDE_BY_SIDE]
-        lines.append([name, *cells])
-    return ["setting", *headings], lines
+
+    def cell(column: Column, row: Row | None) -> tuple[str, Any]:
+        return ("–", None) if row is None else (column.text(row), column.value(row))
+
+    names = dict.fromkeys(name for each in rows for name in each)
+    cells = {name: [cell(column, each.get(name)) for each in rows for column in SIDE_BY_SIDE] for name in names}
+    return ["setting", *headings], cells

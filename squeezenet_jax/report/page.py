@@ -1,8 +1,10 @@
 """The comparison as one self-contained HTML page: answer, table, figures, how to read it, how it was run."""
 
+import base64
 import collections
+import hashlib
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from squeezenet_jax.report import across, figures
@@ -11,16 +13,29 @@ from squeezenet_jax.report.comparison import Comparison
 from squeezenet_jax.report.conditions import conditions, differences, environment, summary
 from squeezenet_jax.report.wording import answer
 
-CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+CSS, SCRIPT = (Path(__file__).with_name(f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+# The browser holds the page to it: nothing is fetched, and no other script runs, whatever a setting is named.
+HASH = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+POLICY = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{HASH}'; base-uri 'none'"
+# By the field of a `Row`: what top-1 can be seen against, as a choice and as the title of an axis.
+AXES = {
+    "params": ("parameters", "parameters"),
+    "macs": ("MACs", "multiply-adds per image"),
+    "bytes": ("bytes", "bytes of the weights"),
+    "images_per_second": ("images/s", "images per second in training"),
+}
+CHECKED = ' checked="checked"'
 
 
 def _table(comparison: Comparison) -> str:
     """Columns that have something to say; the first one is the rows' heading."""
     first, *others = [column for column in SHOWN if any(column.text(row) for row in comparison.rows)]
     lines = []
-    for row in comparison.rows:
-        data = "".join(_data(column.text(row), column.title, column.kind(row)) for column in others)
-        lines.append(f'<tr role="row">{_row_heading(first.text(row))}{data}</tr>')
+    for place, row in enumerate(comparison.rows):
+        data = "".join(
+            _data(column.text(row), column.title, column.kind(row), _sort_value(column.value(row))) for column in others
+        )
+        lines.append(f'<tr role="row" data-row="{place}">{_row_heading(first.text(row))}{data}</tr>')
     caption = "Accuracy, difference to the baseline, size and speed of each setting."
     if how := summary(comparison):
         caption += f" {html.escape(how[0].upper() + how[1:])}."
@@ -34,18 +49,43 @@ def _laid_out(titles: Sequence[str], lines: Sequence[str], caption: str) -> str:
         for title in titles
     )
     return (
-        f'<table role="table"><caption>{caption}</caption>'
+        f'<div class="wider"><table role="table"><caption>{caption}</caption>'
         f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>'
-        f'<tbody role="rowgroup">{"".join(lines)}</tbody></table>'
+        f'<tbody role="rowgroup">{"".join(lines)}</tbody></table></div>'
     )
 
 
 def _row_heading(text: str) -> str:
-    return f'<th role="rowheader" scope="row">{html.escape(text)}</th>'
+    return f'<th role="rowheader" scope="row">{html.escape(text).replace(",", ",<wbr/>")}</th>'
 
 
-def _data(text: str, title: str, kind: str = "") -> str:
-    return f'<td role="cell" class="{kind}" data-label="{html.escape(title)}">{html.escape(text)}</td>'
+def _data(text: str, title: str, kind: str = "", value: str = "") -> str:
+    return f'<td role="cell" class="{kind}" data-label="{html.escape(title)}"{value}>{html.escape(text)}</td>'
+
+
+def _sort_value(value: object) -> str:
+    """The attribute with the number that a cell is sorted by; none for words, an empty one for what is undefined.
+
+    Of a mapping it is the first: an estimate's mean.
+    """
+    if isinstance(value, Mapping):
+        value = next(iter(value.values()), None)
+    if value is None or isinstance(value, int | float):
+        return f' data-value="{"" if value is None else float(value)}"'
+    return ""
+
+
+def _choice(comparison: Comparison, prefix: str) -> str:
+    """Top-1 against each of `AXES`, of which one is chosen to be seen; all are, where a browser cannot choose."""
+    found = {field: figures.accuracy(comparison, field, quantity) for field, (_, quantity) in AXES.items()}
+    drawn = {field: svg for field, svg in found.items() if svg}
+    buttons = "".join(
+        f'<label><input type="radio" name="{prefix}axis" value="{field}"{CHECKED * (place == 0)}/> {AXES[field][0]}'
+        "</label>"
+        for place, field in enumerate(drawn)
+    )
+    drawings = "".join(f'<div class="by {field}">{svg}</div>' for field, svg in drawn.items())
+    return f"<fieldset><legend>Top-1 against</legend>{buttons}</fieldset>{drawings}" if drawn else ""
 
 
 def _facts(comparison: Comparison) -> str:
@@ -89,8 +129,9 @@ def page(*comparisons: Comparison) -> str:
         content = f"<header><h1>{title}</h1></header>\n<main>{_across(comparisons)}\n{''.join(sections)}</main>"
     return f"""<!DOCTYPE html>
 <html lang="en" xmlns="http://www.w3.org/1999/xhtml"><head><meta charset="utf-8"/>
+<meta http-equiv="Content-Security-Policy" content="{POLICY}"/>
 <meta name="viewport" content="width=device-width, initial-scale=1"/><title>{title}</title><style>{CSS}</style></head>
-<body>{content}</body></html>
+<body>{content}<script>{SCRIPT}</script></body></html>
 """
 
 
@@ -98,9 +139,11 @@ def _across(comparisons: Sequence[Comparison]) -> str:
     """What each setting gives on each preset, a table."""
     titles, rows = across.table(comparisons)
     lines = []
-    for name, *texts in rows:
-        cells = "".join(_data(text, title) for title, text in zip(titles[1:], texts, strict=True))
-        lines.append(f'<tr role="row">{_row_heading(name)}{cells}</tr>')
+    for name, cells in rows.items():
+        data = "".join(
+            _data(text, title, "", _sort_value(value)) for title, (text, value) in zip(titles[1:], cells, strict=True)
+        )
+        lines.append(f'<tr role="row">{_row_heading(name)}{data}</tr>')
     return _laid_out(titles, lines, "Each setting on each preset; a difference is to the baseline of its own preset.")
 
 
@@ -122,13 +165,7 @@ def _parts(comparison: Comparison, prefix: str = "") -> tuple[str, str]:
         ("Difference to the baseline", figures.deltas(comparison), intervals + axis),
         ("Top-1 while training", figures.curves(comparison, "eval_curve", "top1", "top-1 %"), band + axis),
         ("Training loss", figures.curves(comparison, "train_curve", "loss", "cross-entropy"), band + axis),
-        ("Top-1 against parameters", figures.accuracy(comparison, "params", "parameters"), sizes),
-        (
-            "Top-1 against bytes",
-            figures.accuracy(comparison, "bytes", "bytes") if comparison.is_compressed else "",
-            sizes,
-        ),
-        ("Top-1 against MACs", figures.accuracy(comparison, "macs", "multiply-adds per image"), sizes),
+        ("Top-1 against its cost", _choice(comparison, prefix), sizes),
     ]
     drawings = "".join(
         f"<figure>{figures.scoped(svg, prefix)}<figcaption><b>{title}.</b> {html.escape(text)}</figcaption></figure>"
