@@ -54,6 +54,10 @@ def short_names(rows: Sequence[Row]) -> tuple[list[str], str]:
     return [", ".join(value for _, _, value in parts) for parts in pairs], " and ".join(keys.pop())
 
 
+def _fitted(name: str, characters: int, lines: int = 2) -> str:
+    return textwrap.fill(name, characters, max_lines=lines, placeholder="…")
+
+
 def _row_text(row: Row) -> str:
     """What the table says of a row."""
     first, *others = SHOWN
@@ -172,8 +176,8 @@ def curves(comparison: Comparison, curve: str, key: str, label: str) -> str:
         for i in range(len(rows)):
             if many:
                 panels[i].plot(*behind, color=MUTE, linewidth=0.4)
-                panels[i].set_title(textwrap.fill(names[i], LINE // across), fontsize=8, loc="left", pad=3)
-            found += _draw_row(panels[i if many else 0], rows, i, curve, key, names[i])
+                panels[i].set_title(_fitted(names[i], LINE // across), fontsize=8, loc="left", pad=3)
+            found += _draw_row(panels[i if many else 0], rows, i, curve, key, _fitted(names[i], LINE - 8, 1))
         for axes in panels[len(rows) :]:
             axes.set_axis_off()
         if not many:
@@ -226,7 +230,9 @@ def accuracy(comparison: Comparison, field: str, quantity: str) -> str:
                 for artist in (*bars.get_children(), *(dot.artist for dot in dots)):
                     artist.set_transform(moved)  # after the axes have seen where the data is
                 found += [Point(bars.get_children()[0], i, None, _row_text(rows[i])), *dots]
-                label = axes.annotate(names[i], (size, mean), (0, 0), textcoords="offset points", fontsize=8)
+                label = axes.annotate(
+                    _fitted(names[i], LINE // 2), (size, mean), (0, 0), textcoords="offset points", fontsize=8
+                )
                 label.set(va="bottom", in_layout=False)
                 labels.append((label, shift))
         axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
@@ -300,7 +306,7 @@ def deltas(comparison: Comparison) -> str:
                 100 * (row.delta.mean or 0), y, "o", markersize=6, color=SERIES[0], markerfacecolor=face
             )
             found.append(Point(mean, place, None, _row_text(row)))
-        axes.set_yticks(range(len(rows)), [names[place] for place, _ in rows])
+        axes.set_yticks(range(len(rows)), [_fitted(names[place], LINE // 2) for place, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.5)
         axes.tick_params("y", length=0)
         axes.spines["left"].set_visible(False)

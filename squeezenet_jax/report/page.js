@@ -50,6 +50,11 @@
     return {x: box.left + box.width / 2, y: box.top + box.height / 2, height: box.height};
   }
 
+  // By row, of which the mean comes before the runs.
+  function inOrder(a, b) {
+    return a.dataset.row - b.dataset.row || ("seed" in a.dataset) - ("seed" in b.dataset);
+  }
+
   function hide() {
     tip.hidden = true;
     all(".on").forEach((each) => each.classList.remove("on"));
@@ -78,7 +83,7 @@
   }
 
   function makeExplorable(figure) {
-    const points = all(".point", figure);
+    const points = all(".point", figure).sort(inOrder);
     if (!points.length) return;
     figure.setAttribute("role", "group"); // of an image, nothing inside can be reached
     points.forEach((point, place) => {
