@@ -14,13 +14,13 @@ def title(comparisons: Sequence[Comparison]) -> str:
     return f"{comparisons[0].experiment} on {' and '.join(comparison.preset for comparison in comparisons)}"
 
 
-def table(comparisons: Sequence[Comparison]) -> tuple[list[str], dict[str, list[tuple[str, Any]]]]:
-    """(headings, the (text, value) of each cell by setting): of any preset's settings, two columns for each preset."""
+def table(comparisons: Sequence[Comparison]) -> tuple[list[str], dict[str, list[tuple[str, Any, str]]]]:
+    """(headings, the (text, value, kind) of each cell by setting): two columns for each preset."""
     headings = [f"{comparison.preset}: {column.title}" for comparison in comparisons for column in SIDE_BY_SIDE]
     rows = [{row.name: row for row in comparison.rows} for comparison in comparisons]
 
-    def cell(column: Column, row: Row | None) -> tuple[str, Any]:
-        return ("–", None) if row is None else (column.text(row), column.value(row))
+    def cell(column: Column, row: Row | None) -> tuple[str, Any, str]:
+        return ("–", None, "") if row is None else (column.text(row), column.value(row), column.kind(row))
 
     names = dict.fromkeys(name for each in rows for name in each)
     cells = {name: [cell(column, each.get(name)) for each in rows for column in SIDE_BY_SIDE] for name in names}

@@ -138,7 +138,7 @@ def write(comparison: Comparison | Sequence[Comparison], workdir: Path) -> None:
         record = {"experiment": comparisons[0].experiment, "presets": [as_json(each) for each in comparisons]}
         flat = _as_csv({"preset": each.preset} | _flat_record(row) for each in comparisons for row in each.rows)
         titles, cells = across.table(comparisons)
-        rows = ([name, *(shown for shown, _ in row)] for name, row in cells.items())
+        rows = ([name, *(shown for shown, *_ in row)] for name, row in cells.items())
         together = _markdown_table(titles, [True, *(False for _ in titles[1:])], rows)
         head = [f"# {across.title(comparisons)}", "", *together, ""]
         text = "\n".join([*head, *(markdown(each) for each in comparisons)])

@@ -125,6 +125,9 @@
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") hide();
   });
+  document.addEventListener("pointerdown", (event) => { // a finger elsewhere
+    if (!event.target.closest("figure svg")) hide();
+  });
   all("table").forEach(makeSortable);
   all("figure svg").forEach(makeExplorable);
 })();

@@ -141,7 +141,8 @@ def _across(comparisons: Sequence[Comparison]) -> str:
     lines = []
     for name, cells in rows.items():
         data = "".join(
-            _data(text, title, "", _sort_value(value)) for title, (text, value) in zip(titles[1:], cells, strict=True)
+            _data(text, title, f"wide {kind}", _sort_value(value))
+            for title, (text, value, kind) in zip(titles[1:], cells, strict=True)
         )
         lines.append(f'<tr role="row">{_row_heading(name)}{data}</tr>')
     return _laid_out(titles, lines, "Each setting on each preset; a difference is to the baseline of its own preset.")

@@ -191,3 +191,15 @@ def test_a_manifest_follows_a_sweep_of_more_seeds_and_keeps_its_order(tmp_path):
     change(tmp_path / sweep.MANIFEST, {"runs": {}})  # planned, run and then no longer planned: still a result
     (comparison,), _ = workdirs.compare([tmp_path])
     assert [row.seeds for row in comparison.rows] == [(0, 1, 2)] * 2
+
+
+def test_a_start_adds_to_an_old_manifest_what_it_does_not_say(tmp_path):
+    finished(tmp_path, range(2))
+    path = tmp_path / sweep.MANIFEST
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps({key: whole[key] for key in ("experiment", "preset", "config")}))
+    with pytest.raises(UserError, match=r"--baseline: .* does not say it"):
+        workdirs.compare([tmp_path])
+    finished(tmp_path, range(2), missing=list(whole["runs"]))
+    assert workdirs.compare([tmp_path])[1] == []
+    assert json.loads(path.read_text())["runs"] == whole["runs"]

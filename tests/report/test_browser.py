@@ -84,6 +84,16 @@ def hover(browser: Any, point: Any) -> str:
     return said(browser)
 
 
+def touch(browser: Any, element: Any) -> None:
+    """A finger on the middle of an element."""
+    box = element.rect
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    x, y = x - browser.execute_script("return scrollX"), y - browser.execute_script("return scrollY")
+    touched = {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]}
+    for event in (touched, {"type": "touchEnd", "touchPoints": []}):
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", event)
+
+
 def find_in(element: Any, selector: str) -> Any:
     return element.find_element(By.CSS_SELECTOR, selector)
 
@@ -138,6 +148,11 @@ def test_a_point_says_which_run_it_is_to_mouse_and_keyboard(opened: Any) -> None
     assert said(opened) == ""
     attacked = hover(opened, find(seen(opened), '.point[data-row="3"]:not([data-seed])')[0])
     assert attacked.startswith(ATTACK[:20])  # as text
+
+    touch(opened, find_in(point, "use"))
+    assert said(opened) == text
+    touch(opened, find(opened, "h1")[0])
+    assert said(opened) == ""
 
 
 def test_the_axis_is_chosen(opened: Any) -> None:
