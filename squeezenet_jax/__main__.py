@@ -18,7 +18,17 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str]) -> int:
     # Only now, when `run` has seen to Ctrl-C.
-    from squeezenet_jax.commands import benchmark, compress, convert, evaluate, export, predict, prepare, summary
+    from squeezenet_jax.commands import (
+        benchmark,
+        compress,
+        convert,
+        evaluate,
+        export,
+        predict,
+        prepare,
+        report,
+        summary,
+    )
 
     parser = Parser(prog="python -m squeezenet_jax", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -30,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
     evaluate.add_arguments(commands.add_parser("evaluate", help="top-1 and top-5 on a folder of images"))
     export.add_arguments(commands.add_parser("export", help="weights to .onnx, .stablehlo, .tflite or a model hub"))
     prepare.add_arguments(commands.add_parser("prepare", help="images in folders or archives to a TFDS data set"))
+    report.add_arguments(commands.add_parser("report", help="the report of finished runs, of several workdirs joined"))
     benchmark.add_arguments(commands.add_parser("benchmark", help="how fast this machine reads and decodes images"))
 
     def command() -> int:

@@ -235,3 +235,12 @@ def test_the_console_script_is_the_module(installed, folder, tmp_path, arguments
     starts = [line for line in script.stderr.splitlines() if line.startswith("start ")]
     tuned = f"start {malloc.TUNABLES['GLIBC_TUNABLES']}"
     assert starts == (["start None", tuned] if malloc._has_tunables() else ["start None"])
+
+
+def test_the_installed_package_has_what_a_report_is_made_of(installed, tmp_path):
+    old = ROOT / "tests/old_files/2026_11_before_the_library/workdir"
+    command = ["-m", "squeezenet_jax", "report", old, "--baseline", "bypass=none", "--out", tmp_path / "out"]
+    result = run(installed / "bin" / "python", *command, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "out/report.html").read_text()
+    assert page.count("<script>") == page.count("<style>") == 1

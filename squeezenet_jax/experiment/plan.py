@@ -37,6 +37,7 @@ class PlannedRun:
     setting: str
     overrides: Mapping[str, Any]
     settings: settings.Settings
+    place: int = 0  # in its sweep
 
     @property
     def cost(self) -> tuple[int, int]:
@@ -162,7 +163,8 @@ def plan(
         if key in overridden:
             part = f"--only {names[key]}=... runs a part of the sweep"
             raise UserError(f"{key}: can't be set, {experiment.__name__} sweeps it; {part}")
-    flat_configs, runs = [], []
+    flat_configs: list[dict[str, Any]] = []
+    runs: list[PlannedRun] = []
     for overrides in rows:
         flat = base | overrides
         flat = flat | _resolved(flat, recorded)
@@ -171,7 +173,7 @@ def plan(
             catalog.check(run_settings.data)
         flat_configs.append(flat)
         setting = _name(overrides, names, without=(SEED,))
-        runs.append(PlannedRun(_name(overrides, names), setting, overrides, run_settings))
+        runs.append(PlannedRun(_name(overrides, names), setting, overrides, run_settings, len(runs)))
     _check_names(experiment.__name__, [run.name for run in runs])
     if recorded is None:
         _check_differences(runs)
@@ -179,6 +181,11 @@ def plan(
     first = flat_configs[0]
     fixed = {key: x for key, x in first.items() if key not in swept and all(flat[key] == x for flat in flat_configs)}
     return Plan(experiment.__name__, preset, baseline, fixed, tuple(runs), margin=_margin(experiment))
+
+
+def setting_name(overrides: Mapping[str, Any]) -> str:
+    """The name of the setting that a run with these swept values belongs to."""
+    return _name(_plain(overrides), {key: name for name, key in _short_names(overrides).items()}, without=(SEED,))
 
 
 def _sweep(experiment: ModuleType, base: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> list[dict[str, Any]]:

@@ -27,6 +27,11 @@ from squeezenet_jax.system.errors import UserError
 # Settings that say where inputs lie; what they hold is compared instead.
 SPELLINGS = {*settings.PLACES, "model.init_from"}
 MANIFEST = "experiment.json"  # in a workdir: which experiment, preset and configuration its runs belong to
+PLANNED = (
+    "baseline",
+    "margin",
+    "runs",
+)  # of what a manifest says, what a later start of the same experiment may plan anew
 
 
 def run(plan: Plan, workdir: Path, progress: Progress, should_stop: Callable[[], bool]) -> list[str]:
@@ -114,21 +119,25 @@ def _run_one(
 
 
 def claim(plan: Plan, workdir: Path) -> None:
-    """Makes `workdir` this plan's, or checks that it is; raises `UserError`, and writes nothing, where it is not."""
+    """Makes `workdir` this plan's, or checks that it is; raises `UserError`, and writes nothing, where it is not.
+
+    The manifest says all that was planned, so that a report can say what is missing without the experiment's file.
+    """
     swept = list(plan.runs[0].overrides)
     manifest = {"experiment": plan.experiment, "preset": plan.preset, "sweep": swept, "config": dict(plan.config)}
+    planned = _as_json({"baseline": plan.baseline, "margin": plan.margin, "runs": _what_differs(plan)})
     existing = read_json(workdir / MANIFEST)
     if existing is None:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            write_json(workdir / MANIFEST, manifest)
+            write_json(workdir / MANIFEST, manifest | planned)
         except OSError as error:
             raise UserError(f"--workdir: {workdir} is not writable ({error.strerror})") from None
         return
     # What is missing there is newer than the workdir, and what was in effect is its default.
     defaults = {key: value for key, value in settings.DEFAULTS.items() if key not in swept}
     here, there = (flatten(_as_json(m)) for m in (manifest, {**manifest, "config": defaults}))
-    there |= flatten(existing)
+    there |= flatten({key: value for key, value in existing.items() if key not in PLANNED})
     differing = [key for key in here | there if here.get(key) != there.get(key)]
     differing = [key for key in differing if key.removeprefix("config.") not in SPELLINGS]
     if not differing and not os.access(workdir, os.W_OK):
@@ -138,6 +147,15 @@ def claim(plan: Plan, workdir: Path) -> None:
             f"{key.removeprefix('config.')} is {there.get(key)} there, {here.get(key)} here" for key in differing[:5]
         )
         raise UserError(f"--workdir: {workdir} holds other runs: {differences}; choose another --workdir")
+    if planned != {key: existing.get(key) for key in PLANNED}:  # more seeds, or an older version wrote it
+        write_json(workdir / MANIFEST, existing | planned)
+
+
+def _what_differs(plan: Plan) -> dict[str, dict[str, Any]]:
+    """By name, in the order of the sweep: the settings of each planned run that are not those of all."""
+    runs = sorted((*plan.runs, *plan.others), key=lambda planned: planned.place)
+    flat = {planned.name: flatten(dataclasses.asdict(planned.settings)) for planned in runs}
+    return {name: {key: x for key, x in each.items() if key not in plan.config} for name, each in flat.items()}
 
 
 def check_inputs(plan: Plan, workdir: Path) -> None:

@@ -15,6 +15,7 @@ import rich.console
 import rich.table
 import rich.text
 
+from squeezenet_jax.report import across
 from squeezenet_jax.report.columns import COLUMNS, SHOWN, Column, details, reading
 from squeezenet_jax.report.comparison import Comparison, Row
 from squeezenet_jax.report.conditions import differences, summary
@@ -66,26 +67,31 @@ def _console_cell(group: Iterable[Column], row: Row, narrow: bool) -> rich.text.
 
 
 def markdown(comparison: Comparison) -> str:
-    def escaped(text: str) -> str:
-        return re.sub(r"([\\`*<>&|])", r"\\\1", text)
-
-    def line(texts: Iterable[str]) -> str:
-        return "| " + " | ".join(map(escaped, texts)) + " |"
-
-    def table_of(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
-        table = [line(column.title for column in columns)]
-        table += ["|" + "|".join("---" if column.left else "---:" for column in columns) + "|"]
-        return table + [line(column.text(row) for column in columns) for row in rows]
-
-    table = table_of(SHOWN, comparison.rows)
     title = f"# {comparison.experiment} on {comparison.preset}"
     notes = [f"- {text}" for text in [*reading(comparison), *differences(comparison)]]
-    how = [escaped(text), ""] if (text := summary(comparison)) else []
+    how = [_escaped(text), ""] if (text := summary(comparison)) else []
     looked, rows = details(comparison)
-    closer = ["## A closer look", "", *table_of(looked, rows), ""] if looked else []
+    closer = ["## A closer look", "", *_markdown_columns(looked, rows), ""] if looked else []
     closer += [f"- {text}" for column in looked if (text := column.meaning(comparison))]
+    table = _markdown_columns(SHOWN, comparison.rows)
     parts = [title, "", answer(comparison), "", *how, *table, "", "How to read it:", "", *notes, "", *closer]
     return "\n".join([*parts, ""] if closer else parts)
+
+
+def _markdown_columns(columns: Sequence[Column], rows: Iterable[Row]) -> list[str]:
+    texts = ([column.text(row) for column in columns] for row in rows)
+    return _markdown_table([column.title for column in columns], [column.left for column in columns], texts)
+
+
+def _markdown_table(titles: Sequence[str], left: Sequence[bool], rows: Iterable[Sequence[str]]) -> list[str]:
+    def line(texts: Iterable[str]) -> str:
+        return "| " + " | ".join(map(_escaped, texts)) + " |"
+
+    return [line(titles), "|" + "|".join("---" if each else "---:" for each in left) + "|", *map(line, rows)]
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\`*<>&|])", r"\\\1", text)
 
 
 def as_json(comparison: Comparison) -> dict[str, object]:
@@ -102,16 +108,22 @@ def _record(row: Row) -> dict[str, Any]:
 
 def as_csv(comparison: Comparison) -> str:
     """report.json's rows, flat: `top1_mean`, `delta_low`, `config.model.bypass`; a list is its items with spaces."""
-    records = []
-    for row in comparison.rows:
-        record: dict[str, Any] = {}
-        for name, value in _record(row).items():
-            prefix = "config." if name == "overrides" else f"{name}_"
-            if isinstance(value, dict):
-                record |= {f"{prefix}{key}": part for key, part in value.items()}
-            else:
-                record[name] = " ".join(map(str, value)) if isinstance(value, list) else value
-        records.append(record)
+    return _as_csv(_flat_record(row) for row in comparison.rows)
+
+
+def _flat_record(row: Row) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    for name, value in _record(row).items():
+        prefix = "config." if name == "overrides" else f"{name}_"
+        if isinstance(value, dict):
+            record |= {f"{prefix}{key}": part for key, part in value.items()}
+        else:
+            record[name] = " ".join(map(str, value)) if isinstance(value, list) else value
+    return record
+
+
+def _as_csv(rows: Iterable[dict[str, Any]]) -> str:
+    records = list(rows)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(itertools.chain(*records))), lineterminator="\n")
     writer.writeheader()
@@ -119,12 +131,26 @@ def as_csv(comparison: Comparison) -> str:
     return text.getvalue()
 
 
-def write(comparison: Comparison, workdir: Path) -> None:
-    """Writes report.json, report.csv, report.md and report.html to `workdir`, each at once or not at all."""
+def write(comparison: Comparison | Sequence[Comparison], workdir: Path) -> None:
+    """Writes report.json, report.csv, report.md and report.html to `workdir`, each at once or not at all.
+
+    Several comparisons, of an experiment's presets, share the files: report.json has a list of them as "presets", each
+    row of report.csv begins with its preset.
+    """
     from squeezenet_jax.report import page  # draws: matplotlib takes a second to import
 
-    record = json.dumps(as_json(comparison), indent=2, allow_nan=False, default=str)
-    write_text(workdir / "report.json", record + "\n")
-    write_text(workdir / "report.csv", as_csv(comparison))
-    write_text(workdir / "report.md", markdown(comparison))
-    write_text(workdir / "report.html", page.page(comparison))
+    comparisons = [comparison] if isinstance(comparison, Comparison) else list(comparison)
+    if len(comparisons) == 1:
+        record, flat, text = as_json(comparisons[0]), as_csv(comparisons[0]), markdown(comparisons[0])
+    else:
+        record = {"experiment": comparisons[0].experiment, "presets": [as_json(each) for each in comparisons]}
+        flat = _as_csv({"preset": each.preset} | _flat_record(row) for each in comparisons for row in each.rows)
+        titles, cells = across.table(comparisons)
+        rows = ([name, *(shown for shown, *_ in row)] for name, row in cells.items())
+        together = _markdown_table(titles, [True, *(False for _ in titles[1:])], rows)
+        head = [f"# {across.title(comparisons)}", "", *together, ""]
+        text = "\n".join([*head, *(markdown(each) for each in comparisons)])
+    write_text(workdir / "report.json", json.dumps(record, indent=2, allow_nan=False, default=str) + "\n")
+    write_text(workdir / "report.csv", flat)
+    write_text(workdir / "report.md", text)
+    write_text(workdir / "report.html", page.page(*comparisons))

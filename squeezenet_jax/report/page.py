@@ -1,73 +1,107 @@
 """The comparison as one self-contained HTML page: answer, table, figures, how to read it, how it was run."""
 
+import base64
 import collections
+import hashlib
 import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from squeezenet_jax.report import figures
-from squeezenet_jax.report.columns import SHOWN, Column, reading
+from squeezenet_jax.report import across, figures
+from squeezenet_jax.report.columns import SHOWN, Column, details, reading
 from squeezenet_jax.report.comparison import Comparison, Row
 from squeezenet_jax.report.conditions import conditions, differences, environment, summary
 from squeezenet_jax.report.wording import answer
 
-# Light and dark variants of Okabe and Ito's colours (jfly.uni-koeln.de/color), which every reader can tell apart.
-CSS = """
-:root{color-scheme:light dark;--page:#fdfdfc;--ink:#1b1d1f;--mute:#5d6368;--faint:#d9dcdf;--warn:#a8330f;
---warn-page:#fdf1ec;--s0:#0072b2;--s1:#c9540a;--s2:#00805c;--s3:#a8538a;--s4:#2a93cf;--s5:#a87900}
-@media (prefers-color-scheme:dark){:root{--page:#14171a;--ink:#e9ebec;--mute:#a3abb2;--faint:#363c42;--warn:#ff9d73;
---warn-page:#2c1d17;--s0:#5ab4ec;--s1:#f58a45;--s2:#35c79c;--s3:#e39ac8;--s4:#9bd3f5;--s5:#e6bd4e}}
-*{box-sizing:border-box}
-body{margin:0 auto;max-width:74rem;padding:2.5rem 1.5rem 4rem;background:var(--page);color:var(--ink);
-font:1rem/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
-h1{font-size:1rem;font-weight:600;color:var(--mute);margin:0}h2{font-size:1.15rem;margin:2.6rem 0 .6rem}
-.question{margin:.9rem 0 .2rem;font-size:1.15rem}.answer{margin:0;font-size:1.45rem;line-height:1.35;font-weight:600;
-max-width:50rem;text-wrap:pretty}
-.warning{margin:1.2rem 0 0;padding:.7rem 1rem;border-left:4px solid var(--warn);
-max-width:50rem;background:var(--warn-page)}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.92rem;margin-top:1.8rem;
-border-top:2px solid var(--ink);border-bottom:2px solid var(--ink)}
-caption{caption-side:bottom;text-align:left;color:var(--mute);padding-top:.5rem}
-th,td{padding:.42rem .6rem;text-align:right;white-space:nowrap}thead th{border-bottom:1px solid var(--ink)}
-tbody tr+tr>*{border-top:1px solid var(--faint)}th:first-child,th.notes,td.notes{text-align:left}
-tbody th,th:first-child{padding-left:0}tbody th,td.notes{white-space:normal}
-.baseline,.unclear{color:var(--mute)}.higher,.lower{font-weight:700}td.notes{color:var(--warn);font-weight:600;min-width:8.5rem}
-.figures{columns:2 22rem;column-gap:2.4rem}figure{margin:0 0 1.8rem;break-inside:avoid}
-figure svg{display:block;width:100%;height:auto}figure svg text{font-family:inherit!important}
-figcaption{font-size:.88rem;color:var(--mute);margin-top:.3rem}figcaption b{color:var(--ink)}
-ul{padding-left:1.2rem;max-width:50rem}li{margin:.3rem 0}code{font-size:.9em;overflow-wrap:anywhere}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.3rem 1.2rem;margin:0}dt{color:var(--mute)}dd{margin:0}
-@media (max-width:56rem){body{padding:1.2rem 1rem 3rem}.answer{font-size:1.2rem}thead{position:absolute;left:-9999px}
-table,tbody,tr,td,tbody th{display:block}table caption{display:block}tbody tr{display:grid;padding:.6rem 0;
-grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));gap:.1rem 1rem}tbody tr+tr{border-top:1px solid var(--faint)}
-tbody tr+tr>*{border:0}tbody tr>*{padding:0;text-align:left}tbody th,.wide{grid-column:1/-1}td:empty{display:none}
-td::before{content:attr(data-label) " ";color:var(--mute);font-weight:400}}
-@media print{body{max-width:none}tr{break-inside:avoid}}
-"""
+CSS, SCRIPT = (Path(__file__).with_name(f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+# The browser holds the page to it: nothing is fetched, and no other script runs, whatever a setting is named.
+HASH = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+POLICY = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{HASH}'; base-uri 'none'"
+# By the field of a `Row`: what top-1 can be seen against, as a choice and as the title of an axis.
+AXES = {
+    "params": ("parameters", "parameters"),
+    "macs": ("MACs", "multiply-adds per image"),
+    "bytes": ("bytes", "bytes of the weights"),
+    "images_per_second": ("images/s", "images per second in training"),
+}
+CHECKED = ' checked="checked"'
 
 
 def _table(comparison: Comparison) -> str:
     """Columns that have something to say; the first one is the rows' heading."""
-    first, *others = [column for column in SHOWN if any(column.text(row) for row in comparison.rows)]
-    head = "".join(
-        f'<th role="columnheader" scope="col" class="{column.title}">{column.title}</th>' for column in (first, *others)
-    )
-    lines = []
-    for row in comparison.rows:
-        data = "".join(_cell(column, row) for column in others)
-        heading = f'<th role="rowheader" scope="row">{html.escape(first.text(row))}</th>'
-        lines.append(f'<tr role="row">{heading}{data}</tr>')
+    shown = [column for column in SHOWN if any(column.text(row) for row in comparison.rows)]
     caption = "Accuracy, difference to the baseline, size and speed of each setting."
     if how := summary(comparison):
         caption += f" {html.escape(how[0].upper() + how[1:])}."
+    return _columns(shown, comparison.rows, caption)
+
+
+def _details(comparison: Comparison) -> str:
+    """The second table and how to read it; nothing where no pairs of runs say anything."""
+    columns, rows = details(comparison)
+    if not columns:
+        return ""
+    notes = "".join(f"<li>{html.escape(text)}</li>" for column in columns if (text := column.meaning(comparison)))
+    table = _columns(columns, rows, "What the pairs of runs say about each difference.")
+    return f"<h2>A closer look</h2>{table}<ul>{notes}</ul>"
+
+
+def _columns(columns: Sequence[Column], rows: Sequence[Row], caption: str) -> str:
+    """A table whose first column is the rows' heading."""
+    first, *others = columns
+    lines = []
+    for place, row in enumerate(rows):
+        data = "".join(
+            _data(column.text(row), column.title, column.kind(row), _sort_value(column.value(row))) for column in others
+        )
+        lines.append(f'<tr role="row" data-row="{place}">{_row_heading(first.text(row))}{data}</tr>')
+    return _laid_out([column.title for column in columns], lines, caption)
+
+
+def _laid_out(titles: Sequence[str], lines: Sequence[str], caption: str) -> str:
+    """A table; its roles are written out, because a narrow page lays it out as blocks."""
+    head = "".join(
+        f'<th role="columnheader" scope="col" class="{html.escape(title)}">{html.escape(title)}</th>'
+        for title in titles
+    )
     return (
-        f'<table role="table"><caption>{caption}</caption>'
+        f'<div class="wider"><table role="table"><caption>{caption}</caption>'
         f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>'
-        f'<tbody role="rowgroup">{"".join(lines)}</tbody></table>'
+        f'<tbody role="rowgroup">{"".join(lines)}</tbody></table></div>'
     )
 
 
-def _cell(column: Column, row: Row) -> str:
-    text = html.escape(column.text(row))
-    return f'<td role="cell" class="{column.kind(row)}" data-label="{column.title}">{text}</td>'
+def _row_heading(text: str) -> str:
+    return f'<th role="rowheader" scope="row">{html.escape(text).replace(",", ",<wbr/>")}</th>'
+
+
+def _data(text: str, title: str, kind: str = "", value: str = "") -> str:
+    return f'<td role="cell" class="{kind}" data-label="{html.escape(title)}"{value}>{html.escape(text)}</td>'
+
+
+def _sort_value(value: object) -> str:
+    """The attribute with the number that a cell is sorted by; none for words, an empty one for what is undefined.
+
+    Of a mapping it is the first: an estimate's mean.
+    """
+    if isinstance(value, Mapping):
+        value = next(iter(value.values()), None)
+    if value is None or isinstance(value, int | float):
+        return f' data-value="{"" if value is None else float(value)}"'
+    return ""
+
+
+def _choice(comparison: Comparison, prefix: str) -> str:
+    """Top-1 against each of `AXES`, of which one is chosen to be seen; all are, where a browser cannot choose."""
+    found = {field: figures.accuracy(comparison, field, quantity) for field, (_, quantity) in AXES.items()}
+    drawn = {field: svg for field, svg in found.items() if svg}
+    buttons = "".join(
+        f'<label><input type="radio" name="{prefix}axis" value="{field}"{CHECKED * (place == 0)}/> {AXES[field][0]}'
+        "</label>"
+        for place, field in enumerate(drawn)
+    )
+    drawings = "".join(f'<div class="by {field}">{svg}</div>' for field, svg in drawn.items())
+    return f"<fieldset><legend>Top-1 against</legend>{buttons}</fieldset>{drawings}" if drawn else ""
 
 
 def _facts(comparison: Comparison) -> str:
@@ -94,8 +128,44 @@ def _facts(comparison: Comparison) -> str:
     return f"<dl>{''.join(f'<dt>{name}</dt><dd>{text}</dd>' for name, text in entries.items())}</dl>"
 
 
-def page(comparison: Comparison) -> str:
-    """report.html: the question and its answer, the table, the figures, how to read them and how it was run."""
+def page(*comparisons: Comparison) -> str:
+    """report.html: the question and its answer, the table, the figures, how to read them and how it was run.
+
+    Of several comparisons, each a preset: first the settings across presets, then a section like that for each.
+    """
+    title = html.escape(across.title(comparisons))
+    if len(comparisons) == 1:
+        top, body = _parts(comparisons[0])
+        content = f"<header><h1>{title}</h1>{top}</header>\n<main>{body}</main>"
+    else:
+        sections = []
+        for number, comparison in enumerate(comparisons):
+            top, body = _parts(comparison, prefix=f"p{number}")
+            sections.append(f"<section><h2>{html.escape(comparison.preset)}</h2>{top}\n{body}</section>")
+        content = f"<header><h1>{title}</h1></header>\n<main>{_across(comparisons)}\n{''.join(sections)}</main>"
+    return f"""<!DOCTYPE html>
+<html lang="en" xmlns="http://www.w3.org/1999/xhtml"><head><meta charset="utf-8"/>
+<meta http-equiv="Content-Security-Policy" content="{POLICY}"/>
+<meta name="viewport" content="width=device-width, initial-scale=1"/><title>{title}</title><style>{CSS}</style></head>
+<body>{content}<script>{SCRIPT}</script></body></html>
+"""
+
+
+def _across(comparisons: Sequence[Comparison]) -> str:
+    """What each setting gives on each preset, a table."""
+    titles, rows = across.table(comparisons)
+    lines = []
+    for name, cells in rows.items():
+        data = "".join(
+            _data(text, title, f"wide {kind}", _sort_value(value))
+            for title, (text, value, kind) in zip(titles[1:], cells, strict=True)
+        )
+        lines.append(f'<tr role="row">{_row_heading(name)}{data}</tr>')
+    return _laid_out(titles, lines, "Each setting on each preset; a difference is to the baseline of its own preset.")
+
+
+def _parts(comparison: Comparison, prefix: str = "") -> tuple[str, str]:
+    """(question, answer and warning; all that comes behind them) of one comparison, the ids behind a prefix."""
     _, keys = figures.short_names(comparison.rows)
     axis = f"Labels give {keys}. " if keys != "setting" else ""
     band = "Line: mean over seeds; band: lowest to highest seed. "
@@ -112,33 +182,26 @@ def page(comparison: Comparison) -> str:
         ("Difference to the baseline", figures.deltas(comparison), intervals + axis),
         ("Top-1 while training", figures.curves(comparison, "eval_curve", "top1", "top-1 %"), band + axis),
         ("Training loss", figures.curves(comparison, "train_curve", "loss", "cross-entropy"), band + axis),
-        ("Top-1 against parameters", figures.accuracy(comparison, "params", "parameters"), sizes),
-        (
-            "Top-1 against bytes",
-            figures.accuracy(comparison, "bytes", "bytes") if comparison.is_compressed else "",
-            sizes,
-        ),
-        ("Top-1 against MACs", figures.accuracy(comparison, "macs", "multiply-adds per image"), sizes),
+        ("Top-1 against its cost", _choice(comparison, prefix), sizes),
     ]
     drawings = "".join(
-        f"<figure>{svg}<figcaption><b>{title}.</b> {html.escape(text)}</figcaption></figure>"
+        f"<figure>{figures.scoped(svg, prefix)}<figcaption><b>{title}.</b> {html.escape(text)}</figcaption></figure>"
         for title, svg, text in drawn
         if svg
     )
     unsound = "; ".join(f"{row.name}: {row.notes}" for row in comparison.rows if row.notes)
     cautions = "<br/>".join(map(html.escape, ([f"{unsound}."] if unsound else []) + differences(comparison)))
     warning = f'<p class="warning" role="note"><b>Read with care.</b> {cautions}</p>' if cautions else ""
-    title = html.escape(f"{comparison.experiment} on {comparison.preset}")
     subject = f"combination of {keys}" if " and " in keys else keys
     question = html.escape(f"Which {subject} does best, and which differ from {comparison.baseline}?")
     notes = "".join(f"<li>{html.escape(text)}</li>" for text in reading(comparison))
-    return f"""<!DOCTYPE html>
-<html lang="en" xmlns="http://www.w3.org/1999/xhtml"><head><meta charset="utf-8"/>
-<meta name="viewport" content="width=device-width, initial-scale=1"/><title>{title}</title><style>{CSS}</style></head>
-<body><header><h1>{title}</h1><p class="question">{question}</p><p class="answer">{html.escape(answer(comparison))}</p>
-{warning}</header>
-<main>{_table(comparison)}
+    top = f"""<p class="question">{question}</p><p class="answer">{html.escape(answer(comparison))}</p>
+{warning}"""
+    return (
+        top,
+        f"""{_table(comparison)}
 <h2>Figures</h2><div class="figures">{drawings}</div>
 <h2>How to read it</h2><ul>{notes}</ul>
-<h2>How it was run</h2>{_facts(comparison)}</main></body></html>
-"""
+{_details(comparison)}
+<h2>How it was run</h2>{_facts(comparison)}""",
+    )

@@ -279,7 +279,7 @@ def test_shipped_experiments_plan_on_every_preset(path, tmp_path):
         plan = planning.plan(module, preset, config.to_dict(), [])
         settings = {run.setting for run in plan.runs}
         assert plan.baseline in settings or {contrasted(name, plan.baseline) for name in settings} < settings
-        assert len(plan.runs) == 3 * len(settings)  # three seeds each
+        assert len(plan.runs) >= 3 * len(settings)  # three seeds each, or more
     text = path.read_text()
     assert "?" in text.split("\n")[0]  # it says its question
     assert "Cost" in text.split('"""')[1]
