@@ -71,6 +71,14 @@ CAFFE_PIXELS: Group = {
     "data.std": (1 / 255, 1 / 255, 1 / 255),
 }
 
+# What recipes add against overfitting and noise: none of it.
+PLAIN: Group = {
+    "data.cutout": 0,
+    "data.mixup_alpha": 0.0,
+    "optimizer.label_smoothing": 0.0,
+    "train.ema_decay": 0.0,
+}
+
 # -- optimisers --------------------------------------------------------------------------------------------------------
 # Trains all three bypasses; chosen on digits, on a part of the training images (train[80%:]).
 ADAMW: Group = {
@@ -84,6 +92,7 @@ ADAMW: Group = {
     "optimizer.weight_decay": 2e-4,
     "optimizer.decay_bias": False,
     "optimizer.clip_norm": 1.0,
+    **PLAIN,
 }
 TEN_EPOCHS: Group = {
     "train.epochs": 10.0,
@@ -103,6 +112,7 @@ DEEPSCALE: Group = {
     "optimizer.weight_decay": 2e-4,
     "optimizer.decay_bias": True,
     "optimizer.clip_norm": 0.0,
+    **PLAIN,
     "train.epochs": 170_000 * 512 / 1_281_167,
     "train.batch_size": 512,
 }

@@ -105,7 +105,7 @@ class Run:
         self.monitor.write({"split": "eval", "step": self.step, "epoch": epoch} | result)
 
     def _tally(self, batch: Batch) -> objective.Tally:
-        return self.steps.eval(self.state.variables, devices.put_batch(batch, self.mesh))
+        return self.steps.eval(self.state.used, devices.put_batch(batch, self.mesh))
 
     def _eval_stream(self) -> Iterator[Batch]:
         for number, batch in enumerate(self.loader.stream("eval", range(len(self.eval_batches)))):
