@@ -153,7 +153,7 @@ def test_a_baseline_may_leave_out_what_tells_no_other_setting_from_it():
         planned(*rows, baseline={"model.bypass": "complex"})
 
 
-@pytest.mark.parametrize("preset", ["digits", "fashion_mnist", "cifar10"])
+@pytest.mark.parametrize("preset", ["digits", "fashion_mnist", "cifar10_32"])
 def test_equal_macs_widens_the_plain_network_to_the_cost_of_the_complex_bypass(preset):
     module = planning.load_experiment("experiments/equal_macs.py", Path(__file__).parents[2])
     config = module.get_config(preset)
