@@ -197,8 +197,8 @@ PRESETS: dict[str, Group] = {
         "train.epochs": 10.0,
         "train.batch_size": 64,
     },
-    # The same as they are, 32 px, so narrow that a run takes three and a half minutes on two cores (complex bypass: five):
-    # by MACs, from the 1,800 images/s that fashion_mnist trains on there. For many seeds, not for the best accuracy.
+    # The same as they are, 32 px, so narrow that a run takes three and a half minutes on two cores (complex bypass:
+    # nearly five) by MACs, from the 1,800 images/s of fashion_mnist there. For many seeds, not for the best accuracy.
     # Fashion-MNIST's analogue is fashion_mnist with --config.train.epochs=5, three minutes a run.
     "cifar10_32": {
         **V1_1,
