@@ -17,7 +17,7 @@ import shlex
 import signal
 import tempfile
 import traceback
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, cast
@@ -43,6 +43,9 @@ except flags.Error as error:
     print(f"error: {' '.join(str(error).removeprefix('ERROR:: ').split())}", file=sys.stderr)
     sys.exit(terminal.WRONG_INPUT)
 LIST = flags.DEFINE_bool("list", False, "Print the planned runs with their parameters and MACs, and stop.")
+SIGNAL = flags.DEFINE_bool(
+    "signal", False, "Print the scale of each layer's output and gradient at the start, and stop."
+)
 ONLY = flags.DEFINE_string("only", None, "Run a part of the sweep: bypass=simple,seed=1")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "Several processes, told by hand: host:port of process 0.")
 NUM_PROCESSES = flags.DEFINE_integer("num-processes", None, "... how many there are,")
@@ -76,6 +79,10 @@ def main(argv: list[str]) -> int:
     if LIST.value:
         console.print(plan_table(plan))
         console.print(wording.planned_power(plan.seeds, plan.margin / 100), highlight=False)
+        return 0
+    if SIGNAL.value:
+        for table in signal_tables(plan):
+            console.print(table)
         return 0
     if REPORT.value:
         sweep.claim(whole, workdir)
@@ -202,6 +209,21 @@ def plan_table(plan: planning.Plan) -> Table:
         params, macs = run.cost
         table.add_row(Text(run.name), f"{params:,}", f"{macs:,}")
     return table
+
+
+def signal_tables(plan: planning.Plan) -> Iterator[Table]:
+    """For the first seed of each setting, what `training/signal.py` finds."""
+    from squeezenet_jax.system import devices
+    from squeezenet_jax.training import signal as start  # jax, only now
+
+    devices.use_the_usual_numbers()
+    devices.keep_compiled_programs()
+    runs = {run.setting: run for run in reversed(plan.runs)}
+    for run in reversed(runs.values()):
+        table = Table("layer", "rms of output", "rms of gradient", title=run.name)
+        for scale in start.scales(run.settings):
+            table.add_row(scale.layer, f"{scale.output:.3g}", f"{scale.gradient:.3g}")
+        yield table
 
 
 class StopRequest:

@@ -125,6 +125,8 @@ class DataSettings:
     eval_resize: int = setting(256, "of random_resized: px of the short side, whose centre is evaluated")
     crop_padding: int = setting(0, "px of zeros around an image, for random crops of its own size; 0: none", low=0)
     flip: bool = setting(False, "mirrors half of the images")
+    cutout: int = setting(0, "px: side of a random square that becomes the mean (arXiv 1708.04552); 0: none", low=0)
+    mixup_alpha: float = setting(0.0, "blends pairs by shares from Beta(alpha, alpha) (1710.09412); 0: none", low=0)
     decoder: str = setting("auto", "of JPEG files; auto: simplejpeg where it is installed", choices=DECODERS)
     exif_orientation: bool = setting(False, "turns a photograph as its camera says it was held")
     workers: int = setting(0, "processes that decode; 0: threads, one for each core", low=0, decides=False)
@@ -135,6 +137,8 @@ class DataSettings:
         if self.crop == "random_resized":
             at_least = f"at least data.image_size, which is {self.image_size}"
             require("data.eval_resize", self.eval_resize, self.eval_resize >= self.image_size, at_least)
+        at_most = f"at most data.image_size, which is {self.image_size}"
+        require("data.cutout", self.cutout, self.cutout <= self.image_size, at_most)
         for field in ("mean", "std"):
             values = getattr(self, field)
             allowed = f"one value, or one for each of the {self.channels} channels"
@@ -155,6 +159,7 @@ class OptimizerSettings:
     weight_decay: float = setting(2e-4, "share of a weight that is added to its gradient; adamw's is decoupled", low=0)
     decay_bias: bool = setting(True, "weight decay of biases and of norms' scales too, as in Caffe")
     clip_norm: float = setting(0.0, "largest norm of the whole gradient; 0: no clipping", low=0)
+    label_smoothing: float = setting(0.0, "share of a label spread over all classes (1512.00567)", low=0, below=1)
 
     def __post_init__(self) -> None:
         fields.check(self, "optimizer")
@@ -166,6 +171,7 @@ class TrainSettings:
 
     epochs: float = setting(68.0, "passes over the training images", above=0)
     batch_size: int = setting(512, "images of one step, over all devices", low=1)
+    ema_decay: float = setting(0.0, "of an average of the parameters, which is what is used; 0: none", low=0, below=1)
     accumulation_steps: int = setting(1, "parts of a batch, one after the other: same result, less memory", low=1)
     eval_batch_size: int = setting(256, "images of one step of an evaluation, over all devices", low=1)
     eval_every_epochs: float = setting(1.0, "epochs from one evaluation to the next", above=0)
@@ -281,6 +287,8 @@ def idle(settings: Settings) -> set[str]:
         names |= OF_FILES
     if not settings.optimizer.weight_decay:
         names.add("optimizer.decay_bias")
+    if settings.train.batch_size == 1:  # an image has no other to be blended with
+        names.add("data.mixup_alpha")
     return names
 
 

@@ -110,6 +110,7 @@ def test_imagenet_has_the_solver_that_it_names():
         ({"data__mean": ()}, "data.mean: .* one for each of the 1 channels"),
         ({"data__mean": (3.0,)}, "data.mean: .* from 0 to 1"),
         ({"data__mean": 0.5}, "data.mean: 0.5 is not allowed; it must be a tuple of float"),
+        ({"data__cutout": 17}, "data.cutout: 17 is not allowed; it must be at most data.image_size, which is 16"),
         ({"optimizer__schedule": "cosin"}, 'did you mean "cosine"'),
         ({"optimizer__peak_lr": 0.0}, "optimizer.peak_lr: 0.0 is not allowed; it must be above 0"),
         ({"train__batch_size": 0}, "train.batch_size: 0 is not allowed; it must be at least 1"),

@@ -25,23 +25,37 @@ class Distribution:
 
 def distribution(source: sources.Source) -> Distribution | None:
     """The distribution of a split's labels; None where it would take long to read them."""
+    count_K = _counts(source)
+    if count_K is None:
+        return None
+    share_K = count_K / count_K.sum()
+    return Distribution(int(count_K.sum()), _entropy(share_K), float(share_K.max()), int(share_K.argmax()))
+
+
+def entropy(source: sources.Source, *, smoothing: float = 0.0, num_classes: int = 0) -> float | None:
+    """H(p) of a split's labels, nats; None where it would take long to read them.
+
+    With label smoothing, which spreads a share over all of `num_classes`, p is the mean of what labels then say.
+    """
+    count_K = _counts(source, num_classes)
+    if count_K is None:
+        return None
+    return _entropy((1 - smoothing) * (count_K / count_K.sum()) + (smoothing / num_classes if smoothing else 0.0))
+
+
+def _counts(source: sources.Source, num_classes: int = 0) -> Any:
+    """How many images each class has, of `num_classes` at least; None where it would take long to know."""
     label_N: Any
     if isinstance(source, sources.InMemory):
         label_N = np.delete(source.label, [place for place, _ in source.unreadable])
     else:
         label_N = source.records.labels if isinstance(source, sources.Encoded) else None
-    if label_N is None or not len(label_N):
-        return None
-    count_K = np.bincount(label_N)
-    share_K = count_K[count_K > 0] / len(label_N)
-    entropy = float(-np.sum(share_K * np.log(share_K)))
-    return Distribution(len(label_N), entropy, float(share_K.max()), int(count_K.argmax()))
+    return None if label_N is None or not len(label_N) else np.bincount(label_N, minlength=num_classes)
 
 
-def entropy(source: sources.Source) -> float | None:
-    """H(p) of a split's labels, nats; None where it would take long to read them."""
-    found = distribution(source)
-    return None if found is None else found.entropy
+def _entropy(share_K: Any) -> float:
+    share_K = share_K[share_K > 0]
+    return float(-np.sum(share_K * np.log(share_K)))
 
 
 def distributions(data: DataSettings) -> dict[str, dict[str, Any] | None]:

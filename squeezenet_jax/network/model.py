@@ -75,6 +75,8 @@ class Conv(nn.Module):
                     kernel, bias, norm = kernel * factor, bias - mean.value * factor, None
         kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
         y = lowering.conv(x, kernel, None if pool or norm else bias, strides=self.strides, padding=self.padding)
+        if self.has_variable("perturbations", "output"):  # 0, for the gradient of the loss with respect to the output
+            y = y + self.get_variable("perturbations", "output")
         self.sow("intermediates", "output", y)
         assert not (norm and pool), "a pool does not go before a norm"
         if norm:

@@ -14,3 +14,5 @@ class Purpose(enum.IntEnum):
     AUGMENT = 2  # padded crops and flips on the device, per step and example
     DROPOUT = 3  # per step and example
     CROP = 4  # random-resized crops on the host, per epoch and example
+    MIXUP = 5  # shares of two images, per step and example
+    CUTOUT = 6  # per step and example

@@ -35,7 +35,7 @@ def compile_steps(settings: Settings, total_steps: int, steps_per_epoch: float, 
 
     init = functools.partial(draw_variables, model=model, data=data)
     constraint = Constraint(settings.compress, total_steps) if settings.compress.active else None
-    begin = functools.partial(begin_state, tx=tx, constraint=constraint)
+    begin = functools.partial(begin_state, tx=tx, constraint=constraint, ema_decay=sizes.ema_decay)
     train = functools.partial(
         train_step,
         model=model,
@@ -44,6 +44,8 @@ def compile_steps(settings: Settings, total_steps: int, steps_per_epoch: float, 
         data=data,
         frozen=frozen,
         constraint=constraint,
+        label_smoothing=settings.optimizer.label_smoothing,
+        ema_decay=sizes.ema_decay,
         parts=parts,
     )
     evaluate = functools.partial(eval_step, model=model, data=data, parts=eval_parts)
@@ -59,7 +61,7 @@ def compile_steps(settings: Settings, total_steps: int, steps_per_epoch: float, 
         init=jax.jit(init, out_shardings=everywhere, compiler_options={"xla_backend_optimization_level": 0}),
         begin=jax.jit(begin, out_shardings=everywhere),
         train=jax.jit(train, donate_argnums=0, out_shardings=everywhere).lower(state, batch, key).compile(options),
-        eval=jax.jit(evaluate, out_shardings=everywhere).lower(state.variables, eval_batch).compile(options),
+        eval=jax.jit(evaluate, out_shardings=everywhere).lower(state.used, eval_batch).compile(options),
         output_stds=jax.jit(output_stds, out_shardings=everywhere),
     )
 

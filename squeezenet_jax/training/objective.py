@@ -19,9 +19,16 @@ Outcomes = dict[str, jax.Array]  # of each example: "index", "label", "mask", "t
 TOP = 5  # classes that an outcome has, or all where there are fewer
 
 
-def tally(logits_BK: jax.Array, label_B: jax.Array, mask_B: jax.Array) -> Tally:
-    """Sums over the examples whose mask is 1 of cross-entropy, top-1 hits, top-5 hits, and their number."""
-    loss_B = optax.softmax_cross_entropy_with_integer_labels(logits_BK, label_B)
+def tally(logits_BK: jax.Array, label_B: jax.Array, mask_B: jax.Array, target_BK: jax.Array | None = None) -> Tally:
+    """Sums over the examples whose mask is 1 of cross-entropy, top-1 hits, top-5 hits, and their number.
+
+    Cross-entropy is that of the labels or, where there are any, of the `target_BK`, probabilities. Of logits that are
+    all equal it is ln K, whatever the targets.
+    """
+    if target_BK is None:
+        loss_B = optax.softmax_cross_entropy_with_integer_labels(logits_BK, label_B)
+    else:
+        loss_B = optax.softmax_cross_entropy(logits_BK, target_BK)
     rank_B = label_rank(logits_BK, label_B)
     mask_B = mask_B.astype(jnp.int32)
     return {
@@ -30,6 +37,14 @@ def tally(logits_BK: jax.Array, label_B: jax.Array, mask_B: jax.Array) -> Tally:
         "top5": jnp.sum(mask_B * (rank_B < 5)),
         "count": jnp.sum(mask_B),
     }
+
+
+def soft_labels(label_B: jax.Array, num_classes: int, *, smoothing: float) -> jax.Array:
+    """Probabilities [B, K]: 1 - smoothing for the label, and `smoothing` spread over all K classes, its own included.
+
+    Szegedy et al., arXiv 1512.00567, Sec. 7.
+    """
+    return (1 - smoothing) * jax.nn.one_hot(label_B, num_classes) + smoothing / num_classes
 
 
 def label_rank(logits_BK: jax.Array, label_B: jax.Array) -> jax.Array:

@@ -105,7 +105,7 @@ class Run:
         outcomes: list[objective.Outcomes] = []
 
         def tally_of(batch: Batch) -> objective.Tally:
-            tally, outcome = self.steps.eval(self.state.variables, devices.put_batch(batch, self.mesh))
+            tally, outcome = self.steps.eval(self.state.used, devices.put_batch(batch, self.mesh))
             if last:
                 outcomes.append(outcome)
             return tally

@@ -5,6 +5,7 @@ over the global batch on a mesh with the axis `data`. Letters: B batch, H, W, C,
 loop.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
@@ -38,10 +39,16 @@ class TrainState:
     opt_state: optax.OptState
     model_state: Any = flax.struct.field(default_factory=dict)  # the network's other collections, if it has any
     codes: Any = flax.struct.field(default_factory=dict)  # what compression removes and shares, if it does
+    ema: Variables = flax.struct.field(default_factory=dict)  # the average of `variables`, if there is one
 
     @property
     def variables(self) -> Variables:
         return {"params": self.params, **self.model_state}
+
+    @property
+    def used(self) -> Variables:
+        """What is evaluated and exported."""
+        return self.ema or self.variables
 
 
 def build_model(settings: Settings) -> SqueezeNet:
@@ -57,12 +64,16 @@ def draw_variables(key: jax.Array, *, model: SqueezeNet, data: DataSettings) -> 
 
 
 def begin_state(
-    variables: Variables, *, tx: optax.GradientTransformation, constraint: Constraint | None = None
+    variables: Variables,
+    *,
+    tx: optax.GradientTransformation,
+    constraint: Constraint | None = None,
+    ema_decay: float = 0.0,
 ) -> TrainState:
     params, model_state = variables["params"], {name: x for name, x in variables.items() if name != "params"}
-    return TrainState(
-        jnp.int32(0), params, tx.init(params), model_state, constraint.begin(params) if constraint else {}
-    )
+    codes = constraint.begin(params) if constraint else {}
+    ema = jax.tree.map(jnp.copy, variables) if ema_decay else {}  # a buffer of its own: the state is donated
+    return TrainState(jnp.int32(0), params, tx.init(params), model_state, codes, ema)
 
 
 def train_step(
@@ -76,6 +87,8 @@ def train_step(
     data: DataSettings,
     frozen: Collection[str] = (),
     constraint: Constraint | None = None,
+    label_smoothing: float = 0.0,
+    ema_decay: float = 0.0,
     parts: int = 1,
 ) -> tuple[TrainState, objective.Tally]:
     """One step of gradient descent on the mean loss of the batch; `key` is the run's, the same for every step.
@@ -83,22 +96,47 @@ def train_step(
     The gradient is added up over `parts` of the batch, one after the other, so that only a part's activations need
     memory; every random number belongs to an example, so the result is the same, up to rounding.
     `tx` follows the schedule `learning_rate`, which is here only to be logged, and leaves the `frozen` modules alone.
-    With a `constraint` the parameters stay among those that the state's codes allow.
+    With a `constraint` the parameters stay among those that the state's codes allow. With mixup an example's partner is
+    the one before it in the batch, whose order is random; it is chosen before the batch is cut up.
     """
     if parts > 1 and state.model_state:
         raise ValueError(f"a network that keeps {', '.join(state.model_state)} cannot have its batch cut up")
     count = jnp.maximum(jnp.sum(batch["mask"]), 1)
+    if data.mixup_alpha:
+        batch = batch | {"partner": jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), batch)}
+
+    def view(part: Batch, augment_key_B: jax.Array) -> jax.Array:
+        image = augment.crop_and_flip(part["image"], augment_key_B, padding=data.crop_padding, flip=data.flip)
+        image = augment.normalize(image, data.mean, data.std)
+        if data.cutout:
+            cutout_key_B = _example_keys(key, Purpose.CUTOUT, state.step, part["index"])
+            image = augment.cut_out(image, cutout_key_B, size=data.cutout)
+        return image
+
+    def blend(image: jax.Array, part: Batch) -> tuple[jax.Array, jax.Array | None]:
+        """What the network is shown, and the labels' probabilities unless they are all 0 or 1."""
+        if not (label_smoothing or data.mixup_alpha):
+            return image, None
+        soft_labels = functools.partial(objective.soft_labels, num_classes=data.num_classes, smoothing=label_smoothing)
+        target_BK = soft_labels(part["label"])
+        if data.mixup_alpha:
+            partner = part["partner"]
+            mixup_key_B = _example_keys(key, Purpose.MIXUP, state.step, part["index"])
+            share_B = augment.mixup_shares(mixup_key_B, partner["mask"], alpha=data.mixup_alpha)
+            other = view(partner, _example_keys(key, Purpose.AUGMENT, state.step, partner["index"]))
+            image = augment.mix(image, other, share_B)
+            target_BK = augment.mix(target_BK, soft_labels(partner["label"]), share_B)
+        return image, target_BK
 
     def part_of_mean_loss(params: Any, part: Batch) -> tuple[jax.Array, tuple[objective.Tally, Variables]]:
         augment_key_B = _example_keys(key, Purpose.AUGMENT, state.step, part["index"])
         dropout_key_B = _example_keys(key, Purpose.DROPOUT, state.step, part["index"])
-        image = augment.crop_and_flip(part["image"], augment_key_B, padding=data.crop_padding, flip=data.flip)
-        image = augment.normalize(image, data.mean, data.std)
+        image, target_BK = blend(view(part, augment_key_B), part)
         params = {name: jax.lax.stop_gradient(leaf) if name in frozen else leaf for name, leaf in params.items()}
         variables = {"params": params, **state.model_state}
         mutable = [*state.model_state]
         logits_BK, model_state = model.apply(variables, image, dropout_key_B, part["mask"], mutable=mutable)
-        tally = objective.tally(logits_BK, part["label"], part["mask"])
+        tally = objective.tally(logits_BK, part["label"], part["mask"], target_BK)
         return tally["loss"] / count, (tally, dict(model_state))
 
     gradient = jax.grad(part_of_mean_loss, has_aux=True)
@@ -110,7 +148,23 @@ def train_step(
     if constraint:
         params = constraint.project(params, state.codes, state.step)
     logged = {"grad_norm": optax.tree.norm(grads), "learning_rate": learning_rate(state.step)}
-    return TrainState(state.step + 1, params, opt_state, model_state, state.codes), tally | logged
+    after = TrainState(state.step + 1, params, opt_state, model_state, state.codes)
+    if ema_decay:
+        ema = averaged(state.ema, after.variables, state.step, decay=ema_decay)
+        if constraint:
+            ema = ema | {"params": constraint.project(ema["params"], state.codes, state.step)}
+        after = dataclasses.replace(after, ema=ema)
+    return after, tally | logged
+
+
+def averaged(ema: Any, now: Any, step: jax.Array, *, decay: float) -> Any:
+    """d * ema + (1 - d) * now, with d = min(decay, (1 + step) / (10 + step)), `step` counted from 0.
+
+    An exponential moving average that forgets the start (tf.train.ExponentialMovingAverage's num_updates): after few
+    steps it is over few. What does not change is its own average, to the bit.
+    """
+    rate = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda mean, x: mean + rate * (x - mean), ema, now)
 
 
 def _example_keys(key: jax.Array, purpose: Purpose, step: jax.Array, index_B: jax.Array) -> jax.Array:

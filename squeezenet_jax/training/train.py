@@ -99,7 +99,8 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
         if state is None:
             first = TrainBatches(batches.source, min(batches.batch_size, LSUV_IMAGES), settings.seed).batch_at(0)
             state = init_state(settings, steps, first["image"], key, mesh)
-        entropy = labels.entropy(batches.source)
+        smoothing, num_classes = settings.optimizer.label_smoothing, settings.data.num_classes
+        entropy = labels.entropy(batches.source, smoothing=smoothing, num_classes=num_classes)
         monitor = Monitor(settings, directory, reporter, batches.steps_per_epoch, lambda: loader.waited, entropy)
         run = Run(
             state=state,

@@ -27,6 +27,9 @@ def in_memory(*counts, unreadable=()):
 def test_guessing_by_frequencies_has_the_loss_of_the_entropy(counts, entropy, majority, commonest):
     found = labels.distribution(in_memory(*counts))
     assert labels.entropy(in_memory(*counts)) == found.entropy
+    smoothed = (1 - 0.1) * np.array(counts) / sum(counts) + 0.1 / len(counts)
+    of_smoothed = labels.entropy(in_memory(*counts), smoothing=0.1, num_classes=len(counts))
+    assert of_smoothed == pytest.approx(-np.sum(smoothed * np.log(smoothed)))
     assert (found.images, found.commonest) == (sum(counts), commonest)
     assert (found.entropy, found.majority) == pytest.approx((entropy, majority))
 

@@ -100,6 +100,8 @@ def test_a_sweep_that_compares_a_thing_with_itself_is_refused():
     with pytest.raises(UserError, match="are the same run"):
         planned(*swept("optimizer.decay_bias", True, False), changes={"optimizer.weight_decay": 0.0})
     planned(*swept("optimizer.decay_bias", True, False), changes={"optimizer.weight_decay": 0.1})
+    with pytest.raises(UserError, match="are the same run"):
+        planned(*swept("data.mixup_alpha", 0.0, 0.2), changes={"train.batch_size": 1})
     planned(*swept("model.bypass_relu", True, False), changes={"model.bypass": "complex"})
     with pytest.raises(UserError, match="are the same run"):
         planned(*swept("model.bypass_relu", True, False), changes={"model.bypass": "simple"})
@@ -149,7 +151,7 @@ def test_a_baseline_is_the_one_setting_that_has_its_values_or_of_several_each_ro
     assert planned(*rows, baseline={"model.bypass": "none"}).baseline == "bypass=none"  # at the same width
 
 
-@pytest.mark.parametrize("preset", ["digits", "fashion_mnist", "cifar10"])
+@pytest.mark.parametrize("preset", ["digits", "fashion_mnist", "cifar10_32"])
 def test_equal_macs_widens_the_plain_network_to_the_cost_of_the_complex_bypass(preset):
     module = planning.load_experiment("experiments/equal_macs.py", Path(__file__).parents[2])
     config = module.get_config(preset)

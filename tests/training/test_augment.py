@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from squeezenet_jax.training.augment import crop_and_flip, normalize
+from squeezenet_jax.training.augment import crop_and_flip, cut_out, mix, mixup_shares, normalize
 
 IMAGE = jnp.arange(1, 1 + 4 * 6 * 6 * 2, dtype=jnp.uint8).reshape(4, 6, 6, 2)
 
@@ -71,3 +71,34 @@ def test_only_what_is_asked_for_is_done():
         for image in cropped
     ]
     assert all(found) and len(np.unique(cropped, axis=0)) == 9
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_cutout_blackens_one_square_that_may_reach_over_the_border(size):
+    out = np.asarray(cut_out(jnp.ones((400, 6, 8, 2)), keys(400), size=size))
+    seen = set()
+    for image in out:
+        assert (image[..., 0] == image[..., 1]).all()
+        rows, columns = (np.flatnonzero((image[..., 0] == 0).any(axis)) for axis in (1, 0))
+        assert (image[np.ix_(rows, columns)] == 0).all() and (image == 0).sum() == 2 * len(rows) * len(columns)
+        assert 1 <= len(rows) <= size and 1 <= len(columns) <= size
+        seen.add((rows[0], len(rows), columns[0], len(columns)))
+    assert len(seen) == 6 * 8  # the centre is any pixel
+    np.testing.assert_array_equal(cut_out(jnp.ones((4, 6, 8, 2)), keys(4), size=size), out[:4])
+
+
+def test_mixup_keeps_half_or_more_of_an_image_and_all_of_it_without_a_partner():
+    share = np.asarray(mixup_shares(keys(4000), jnp.ones(4000, jnp.int32), alpha=1.0))
+    assert share.min() >= 0.5 and share.max() <= 1
+    np.testing.assert_allclose(np.quantile(share, [0.25, 0.5, 0.75]), [0.625, 0.75, 0.875], atol=0.02)  # uniform
+    assert np.mean(np.asarray(mixup_shares(keys(4000), jnp.ones(4000, jnp.int32), alpha=0.1)) > 0.99) > 0.5
+    np.testing.assert_array_equal(mixup_shares(keys(4), jnp.array([0, 1, 0, 1]), alpha=1.0)[::2], 1)
+
+
+def test_a_blend_has_the_shares_of_both_and_with_all_of_one_it_is_that_one():
+    image, other = np.random.default_rng(0).normal(size=(2, 3, 4, 4, 2)).astype(np.float32)
+    blended = mix(image, other, jnp.array([1.0, 0.75, 0.5]))
+    np.testing.assert_array_equal(blended[0], image[0])
+    np.testing.assert_allclose(blended[1:], [0.75 * image[1] + 0.25 * other[1], (image[2] + other[2]) / 2], rtol=1e-5)
+    labels = mix(jnp.eye(3), jnp.eye(3)[::-1], jnp.array([1.0, 0.75, 0.5]))
+    np.testing.assert_array_equal(labels, [[1, 0, 0], [0, 1, 0], [0.5, 0, 0.5]])

@@ -31,6 +31,28 @@ def test_masked_examples_count_nothing_whatever_they_hold():
     assert tally["loss"] == pytest.approx(math.log1p(math.exp(-1)) + math.log1p(math.exp(3)), rel=1e-6)
 
 
+def test_smoothed_labels_are_spread_over_all_classes_and_their_cross_entropy_is_the_sum_over_them():
+    rng = np.random.default_rng(0)
+    logits, label, mask = (
+        rng.normal(size=(6, 5)).astype(np.float32),
+        rng.integers(0, 5, 6),
+        np.array([1, 1, 0, 1, 0, 1]),
+    )
+    target = objective.soft_labels(label, 5, smoothing=0.2)
+    expected = np.full((6, 5), 0.2 / 5)
+    expected[np.arange(6), label] += 0.8
+    np.testing.assert_allclose(target, expected, rtol=1e-6)
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    tally = objective.tally(jnp.asarray(logits), label, mask, target)
+    assert tally["loss"] == pytest.approx(-(mask[:, None] * expected * np.log(probabilities)).sum(), rel=1e-5)
+    plain = objective.tally(jnp.asarray(logits), label, mask)
+    assert [tally[name] for name in ("top1", "top5", "count")] == [plain[name] for name in ("top1", "top5", "count")]
+    unsmoothed = objective.tally(jnp.asarray(logits), label, mask, objective.soft_labels(label, 5, smoothing=0.0))
+    assert unsmoothed["loss"] == pytest.approx(float(plain["loss"]), rel=1e-6)
+    guessing = objective.tally(jnp.zeros((6, 5)), label, mask, target)
+    assert guessing["loss"] == pytest.approx(4 * math.log(5), rel=1e-6)
+
+
 def test_a_masked_example_that_would_be_a_hit_is_none():
     logits, label = jnp.array([[2.0, 1.0], [2.0, 1.0]]), jnp.array([0, 0])
     tally = objective.tally(logits, label, jnp.array([1, 0]))

@@ -208,6 +208,48 @@ def test_the_network_is_given_augmented_images_and_keys_that_anybody_can_draw_ag
     np.testing.assert_array_equal(image, augment.normalize(cropped, settings.data.mean, settings.data.std))
 
 
+RECIPE = {"data__mixup_alpha": 1.0, "data__cutout": 3, "data__crop_padding": 2, "data__flip": True}
+
+
+def test_mixup_blends_a_seen_image_and_its_label_with_those_of_the_one_before_it(tiny):
+    settings = tiny(**RECIPE)
+    data, batch = settings.data, a_batch(settings.data, 4) | {"mask": np.array([1, 0, 1, 1], np.int32)}
+    model, params, _, tally = linear_step(settings, batch, label_smoothing=0.1)
+    alone, *_ = linear_step(dataclasses.replace(settings, data=dataclasses.replace(data, mixup_alpha=0.0)), batch)
+    (seen, _), (image, _) = alone.given[0], model.given[0]
+
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), Purpose.MIXUP), 0)
+    keys = jnp.stack([jax.random.fold_in(key, index) for index in batch["index"]])
+    share = augment.mixup_shares(keys, jnp.roll(batch["mask"], 1), alpha=1.0)
+    assert share[2] == 1 and all(0.5 < share[i] < 1 for i in (0, 1, 3))  # the partner of 2 cannot be read
+    np.testing.assert_allclose(image, augment.mix(seen, jnp.roll(seen, 1, axis=0), share), rtol=1e-5, atol=1e-6)
+    target = 0.1 / 10 + 0.9 * augment.mix(jnp.eye(10)[batch["label"]], jnp.eye(10)[np.roll(batch["label"], 1)], share)
+    logits = model.apply({"params": params}, image)
+    expected = optax.softmax_cross_entropy(logits, target)[np.array([0, 2, 3])].sum()
+    assert tally["loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_batch_is_blended_the_same_however_it_is_cut_up(tiny):
+    settings = tiny(**RECIPE)
+    batch = a_batch(settings.data, 8) | {"mask": np.array([1, 0, 1, 1, 1, 1, 0, 1], np.int32)}
+    _, _, whole, tally = linear_step(settings, batch, label_smoothing=0.1)
+    _, _, cut, tally_cut = linear_step(settings, batch, label_smoothing=0.1, parts=2)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), whole.params, cut.params)
+    assert tally_cut["loss"] == pytest.approx(float(tally["loss"]), rel=1e-5)
+
+
+def test_the_average_forgets_its_start_and_then_decays_as_asked():
+    x_T = np.random.default_rng(0).normal(size=200)
+    ema, expected = {"x": jnp.float32(5)}, 5.0
+    for step, x in enumerate(x_T):
+        ema = steps_module.averaged(ema, {"x": jnp.float32(x)}, jnp.int32(step), decay=0.9)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * x
+        assert ema["x"] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    same = {"x": jnp.float32(0.1)}
+    assert steps_module.averaged(same, same, jnp.int32(3), decay=0.9) == same  # of a frozen module
+
+
 def test_an_evaluation_has_no_augmentation_and_no_dropout(tiny):
     settings, model = tiny(data__crop_padding=2, data__flip=True), Linear()
     batch, data = a_batch(settings.data, 4), settings.data

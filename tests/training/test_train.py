@@ -11,6 +11,7 @@ import pytest
 from damage import cut_off, empty, flip_a_bit
 from jax.sharding import AxisType
 
+from squeezenet_jax import weights
 from squeezenet_jax.data import sources
 from squeezenet_jax.data.batches import EvalBatches, TrainBatches
 from squeezenet_jax.data.loader import Loader
@@ -21,6 +22,7 @@ from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.training import monitor, objective, train
 from squeezenet_jax.training.compilation import compile_steps
 from squeezenet_jax.training.steps import build_model
+from squeezenet_jax.weights.bundle import unflatten
 
 
 class Silent:
@@ -61,7 +63,7 @@ def stop_at(question):
 
 def final_params(path):
     newest = checkpoint.read_newest(path / "checkpoints")
-    return newest and {name: x for name, x in newest[1].items() if name.startswith(("params/", "model_state/"))}
+    return newest and {name: x for name, x in newest[1].items() if name.startswith(("params/", "model_state/", "ema/"))}
 
 
 def assert_equal(a, b, **tolerance):
@@ -111,10 +113,14 @@ def test_one_and_eight_devices_train_the_same(tiny, tmp_path, on_devices, norm):
     assert_equal(params_1, params_8, rtol=1e-3, atol=1e-5 if norm == "none" else 1e-4)
 
 
-@pytest.mark.parametrize("share", ["kmeans", "uniform"])
-def test_weights_that_are_removed_stay_so_and_shared_ones_stay_equal(tiny, tmp_path, share):
-    run(tiny(**COMPRESSED | {"compress__share": share}), tmp_path)
+@pytest.mark.parametrize(("share", "ema_decay"), [("kmeans", 0.0), ("uniform", 0.0), ("kmeans", 0.8)])
+def test_weights_that_are_removed_stay_so_and_shared_ones_stay_equal(tiny, tmp_path, share, ema_decay):
+    run(tiny(**COMPRESSED | {"compress__share": share, "train__ema_decay": ema_decay}), tmp_path)
     _, arrays = checkpoint.read_newest(tmp_path / "checkpoints")
+    if ema_decay:  # what holds for the parameters holds for their average
+        kept = {n.removeprefix("ema/"): x for n, x in arrays.items() if n.startswith("ema/")}
+        assert kept and any((arrays[name] != x).any() for name, x in kept.items())
+        arrays |= kept
     kernels = {name: x for name, x in arrays.items() if name.startswith("params/") and name.endswith("kernel")}
     removed = {name: arrays[name.replace("params/", "codes/")] == 0 for name in kernels}
     assert kernels.keys() == removed.keys() and len(kernels) == 26
@@ -150,7 +156,16 @@ COMPRESSED = {  # of 12 steps: weights go before steps 4 to 7 (from 0), are shar
 }
 
 
-@pytest.mark.parametrize("variant", [{}, {"model__norm": "batch"}, COMPRESSED], ids=["plain", "norm", "compressed"])
+RECIPE = {
+    "model__norm": "batch",
+    "data__mixup_alpha": 0.5,
+    "data__cutout": 3,
+    "optimizer__label_smoothing": 0.1,
+    "train__ema_decay": 0.8,
+}
+
+
+@pytest.mark.parametrize("variant", [{}, RECIPE, COMPRESSED], ids=["plain", "recipe", "compressed"])
 def test_stopped_and_started_again_ends_with_the_same_bits(tiny, tmp_path, variant):
     settings = tiny(**variant)
     uninterrupted_status, uninterrupted, metrics, _ = run(settings, tmp_path / "whole")
@@ -170,6 +185,32 @@ def test_stopped_and_started_again_ends_with_the_same_bits(tiny, tmp_path, varia
         steps = [step for step, _ in curve(metrics_resumed)]
         assert steps == sorted(set(steps))
         assert steps[-1] == total_steps
+
+
+def test_the_average_is_what_is_evaluated_and_kept(tiny, tmp_path):
+    settings = tiny(
+        train__ema_decay=0.25, train__epochs=1.0, train__checkpoint_every_steps=1, train__keep_checkpoints=9
+    )
+    RunDirectory(tmp_path).begin({"settings": dataclasses.asdict(settings)})
+    _, params, metrics, _ = run(settings, tmp_path)
+    assert {name.partition("/")[0] for name in params} == {"params", "ema"}
+    one, *later = (checkpoint.read(tmp_path / f"checkpoints/{step}.safetensors") for step in range(1, 7))
+    averages = {name: x for name, x in one.items() if name.startswith("ema/")}
+    for step, arrays in enumerate(later, start=1):
+        decay = min(0.25, (1 + step) / (10 + step))
+        averages = {n: decay * x + (1 - decay) * arrays[n.removeprefix("ema/")] for n, x in averages.items()}
+        for name, x in averages.items():
+            np.testing.assert_allclose(arrays[name], x, rtol=1e-3, atol=1e-6)
+    kept = weights.load(tmp_path)
+    np.testing.assert_array_equal(kept.params["conv1"]["kernel"], params["ema/params/conv1/kernel"])
+    source, (mean, std) = sources.load(settings.data, "eval_split"), (settings.data.mean[0], settings.data.std[0])
+    image = jnp.asarray((source.image / 255 - mean) / std, jnp.float32)
+    raw = unflatten({n.removeprefix("params/"): x for n, x in params.items() if n.startswith("params/")})
+    losses = [
+        -np.mean(np.asarray(jax.nn.log_softmax(build_model(settings).apply(each, image)))[np.arange(50), source.label])
+        for each in (kept.variables, {"params": raw})
+    ]
+    assert metrics[-1]["loss"] == pytest.approx(losses[0], rel=1e-5) != pytest.approx(losses[1], rel=1e-5)
 
 
 def test_resuming_needs_only_the_checkpoint(tiny, tmp_path):

@@ -68,15 +68,22 @@ def test_the_newest_checkpoint_is_read(run):
     assert fingerprint(path) == before
 
 
-def test_averages_of_batch_norm_are_read_too(run):
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_averages_of_batch_norm_are_read_too_and_those_of_parameters_before_these(run, ema_decay):
     path, settings, _ = run
-    settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, norm="batch"))
+    model, train = (settings.model, settings.train)
+    model, train = dataclasses.replace(model, norm="batch"), dataclasses.replace(train, ema_decay=ema_decay)
+    settings = dataclasses.replace(settings, model=model, train=train)
     shapes = parameter_shapes(settings.model.architecture(), channels=1, num_classes=10)
     rng = np.random.default_rng(0)
     params = unflatten({name: rng.uniform(size=shape).astype(np.float32) for name, shape in shapes.items()})
     RunDirectory(path).begin({"settings": dataclasses.asdict(settings)})
     by_collection = collections(settings.trace(), params)
-    state = TrainState(jnp.int32(9), by_collection.pop("params"), (), by_collection)
+    others = {name: x for name, x in by_collection.items() if name != "params"}
+    state = TrainState(jnp.int32(9), by_collection["params"], (), others)
+    if ema_decay:
+        raw = jax.tree.map(np.zeros_like, by_collection)
+        state = TrainState(jnp.int32(9), raw["params"], (), {"batch_stats": raw["batch_stats"]}, ema=by_collection)
     Checkpoints(path / "checkpoints", keep=2).save(9, state)
     again = weights.load(path)
     assert again.arch.norm == "batch" and again.variables.keys() == {"params", "batch_stats"}

@@ -88,8 +88,9 @@ def _newest_params(path: Path, config: settings.Settings) -> tuple[int, dict[str
     if newest is None:
         raise UserError(f"has no readable checkpoint ({len(checkpoint.steps(path))} unreadable)")
     step, arrays = newest
-    # params/conv1/kernel, or model_state/ and a flax collection's name before the path
-    paths = {name: re.fullmatch(r"(?:params|model_state/[^/]+)/(.+)", name) for name in arrays}
+    # params/conv1/kernel; model_state/ or, of an average, ema/ and a flax collection's name before the path
+    kept = "ema/[^/]+" if config.train.ema_decay else "params|model_state/[^/]+"
+    paths = {name: re.fullmatch(f"(?:{kept})/(.+)", name) for name in arrays}
     params = {match[1]: arrays[name] for name, match in paths.items() if match}
     shapes = parameter_shapes(
         config.model.architecture(), channels=config.data.channels, num_classes=config.data.num_classes
