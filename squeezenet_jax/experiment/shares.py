@@ -90,9 +90,7 @@ def number(jobs: Jobs, machine: Machine, runs: Sequence[Settings]) -> int:
         small = 2 * max(map(batch_bytes, runs)) <= machine.unit_memory
         return max(min(machine.units, len(runs)), 1) if small else 1
     if jobs > 1 and jobs > machine.units:
-        raise UserError(
-            f"--jobs: {jobs} is more than the {machine.units} {machine.unit} of this machine; use --jobs auto"
-        )
+        raise UserError(f"--jobs: {jobs} is not allowed; it must be at most {machine.units}, the {machine.unit} here")
     return jobs
 
 
