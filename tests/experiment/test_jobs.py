@@ -97,12 +97,3 @@ def test_a_worker_leaves_a_run_that_somebody_else_is_at(tmp_path, monkeypatch):
     answers = [ours.recv() for _ in range(5)]
     assert answers[:4] == [(READY,), (BEGAN,), (TOLD, "record", {"step": 7}), (ENDED, "stalled")]
     assert answers[4][0] == BUSY and f"process {os.getpid()}" in answers[4][1]
-
-
-def test_a_worker_ends_with_its_parent(tmp_path):
-    """Its parent's death is that of the pipe's other end."""
-    pipe, process = worker.start(worker.work, Share({}), planned(), tmp_path, [])
-    assert pipe.recv() == (READY,)
-    pipe.close()
-    process.join(timeout=30)
-    assert process.exitcode == 1
