@@ -83,6 +83,7 @@ class _Sweep:
         self._number = {planned.name: number for number, planned in enumerate(plan.runs, start=1)}
         self._waiting = [planned for planned in plan.runs if planned.name in unfinished]
         self._workers: list[_Worker] = []
+        self._begun: set[str] = set()  # settings
         self._busy: dict[str, str] = {}  # run -> who else is at it
         self._killed: set[str] = set()
         self._error: Exception | None = None
@@ -151,14 +152,16 @@ class _Sweep:
             one.tell(worker.STOP)
 
     def _next(self, idle: _Worker) -> PlannedRun:
-        """Of the setting whose programs it has, or else of one that nobody is at, or else the first.
+        """Of a setting that nobody is at, so that workers which start together compile different programs.
 
-        So workers that start together compile different programs.
+        A worker keeps to the setting whose programs it has while there are as many new ones as workers. The last ones
+        are begun early: in the end all would wait for the programs of the same one.
         """
-        taken = {one.setting for one in self._workers}
         own = [planned for planned in self._waiting if planned.setting == idle.setting]
-        free = [planned for planned in self._waiting if planned.setting not in taken]
-        chosen = (own or free or self._waiting)[0]
+        new = [planned for planned in self._waiting if planned.setting not in self._begun]
+        few = len({planned.setting for planned in new}) < len(self._workers)
+        chosen = (new if new and (few or not own) else own or self._waiting)[0]
+        self._begun.add(chosen.setting)
         self._waiting.remove(chosen)
         return chosen
 

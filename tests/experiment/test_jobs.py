@@ -8,7 +8,7 @@ import signal
 import pretended_workers
 import pytest
 from rich.console import Console
-from test_sweep import planned
+from test_sweep import experiment, planned
 
 from squeezenet_jax.experiment import jobs, sweep, worker
 from squeezenet_jax.experiment.shares import Machine, Share
@@ -24,11 +24,13 @@ def go(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "work", pretended_workers.pretend)
     (tmp_path / "fates").mkdir()
 
-    def go(should_stop=lambda: False, **fates):
+    def go(should_stop=lambda: False, bypasses=("none", "simple"), **fates):
         for name, fate in fates.items():
             (tmp_path / "fates" / f"bypass={name[:-1]},seed={name[-1]}").write_text(fate)
         file = io.StringIO()
-        statuses = jobs.run(planned(), tmp_path / "runs", 2, Console(file=file, width=200), should_stop)
+        statuses = jobs.run(
+            planned(experiment(bypasses=bypasses)), tmp_path / "runs", 2, Console(file=file, width=200), should_stop
+        )
         return statuses, file.getvalue()
 
     return go
@@ -39,6 +41,13 @@ def test_workers_take_different_settings_first_and_keep_to_those_whose_programs_
     pids = [RunDirectory(tmp_path / "runs" / run.name).read_status()["message"] for run in planned().runs]
     assert pids[0] == pids[1] != pids[2] == pids[3]
     assert sweep.compare(planned(), tmp_path / "runs").rows  # the workdir is this plan's
+
+
+def test_a_setting_that_would_be_left_for_all_in_the_end_is_begun_early(go):
+    statuses, output = go(bypasses=("none", "simple", "complex"))
+    assert statuses == ["done"] * 6
+    started = [line.split()[2] for line in output.splitlines() if line.endswith(": started")]
+    assert started[:3] == ["bypass=none,seed=0:", "bypass=simple,seed=0:", "bypass=complex,seed=0:"]
 
 
 def test_a_run_whose_process_was_killed_is_named_and_the_others_are_run(go):
