@@ -21,6 +21,8 @@ from trainings import (
     wait_until,
 )
 
+from squeezenet_jax.runs import checkpoint
+
 ONLY = {"only": "bypass=none,seed=0,seed=1,seed=2"}
 DEVICES = "4"  # of two runs at a time, each with two
 
@@ -156,7 +158,7 @@ def test_a_full_disk_ends_all_in_one_line_and_costs_no_checkpoint(tmp_path, alon
         mount -t tmpfs -o size={16 << 20} none "$disk"
         head -c $(({16 << 20} - {room})) /dev/zero > "$disk/filler"
         code=0; "$@" > "$out/1.out" 2> "$out/1.err" || code=$?
-        echo $code > "$out/1.code"
+        echo $code > "$out/1.code"; cp -a "$disk/runs" "$out/full"
         rm "$disk/filler"
         "$@"
         cp -a "$disk/runs" "$out/mended"
@@ -166,5 +168,9 @@ def test_a_full_disk_ends_all_in_one_line_and_costs_no_checkpoint(tmp_path, alon
     assert done.returncode == 0, done.stderr
     one_line((tmp_path / "1.err").read_text(), "No space left on device", "checkpoints/")
     assert (tmp_path / "1.code").read_text() == "2\n"
-    assert "resumed at step" in done.stdout
+    saved = list((tmp_path / "full").glob("*/checkpoints/*.safetensors"))
+    assert saved  # which run was how far is the machine's to say
+    for path in saved:
+        checkpoint.read(path)
+    assert not list((tmp_path / "full").rglob(".*"))
     assert_all_same(tmp_path / "mended", alone)
