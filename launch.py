@@ -29,8 +29,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from squeezenet_jax import report, settings
+from squeezenet_jax.experiment import jobs, shares, slurm, sweep
 from squeezenet_jax.experiment import plan as planning
-from squeezenet_jax.experiment import slurm, sweep
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.report import wording
 from squeezenet_jax.runs.directory import read_json
@@ -47,6 +47,7 @@ SIGNAL = flags.DEFINE_bool(
     "signal", False, "Print the scale of each layer's output and gradient at the start, and stop."
 )
 ONLY = flags.DEFINE_string("only", None, "Run a part of the sweep: bypass=simple,seed=1")
+JOBS = flags.DEFINE_string("jobs", "1", "Runs at a time, each with its share of the devices: a number, or auto.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "Several processes, told by hand: host:port of process 0.")
 NUM_PROCESSES = flags.DEFINE_integer("num-processes", None, "... how many there are,")
 PROCESS_ID = flags.DEFINE_integer("process-id", None, "... and which of them this is, from 0.")
@@ -73,6 +74,10 @@ def main(argv: list[str]) -> int:
     if SLURM.value and not on_slurm:
         raise UserError("--slurm: is for --launcher slurm only")
     options = slurm.parse_options(SLURM.value)
+    at_a_time = shares.parse(JOBS.value)
+    if at_a_time != 1 and (on_slurm or (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value) != (None,) * 3):
+        with_ = "--launcher slurm, which runs all at a time" if on_slurm else "--coordinator and its like"
+        raise UserError(f"--jobs: is for one process on one machine, not for {with_}")
     stop = StopRequest()
     out = cast(IO[str], terminal.Pipe(sys.stdout, stop.request))
     console = Console(file=out, width=terminal.columns(sys.stdout))
@@ -96,6 +101,10 @@ def main(argv: list[str]) -> int:
             show(whole, workdir, console)
         return 0
     stop.listen()
+    if at_a_time != 1:
+        statuses = jobs.run(plan, workdir, at_a_time, console, stop.requested)
+        show(whole, workdir, console)
+        return exit_code(statuses)
     processes.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if not processes.is_main():  # it computes its part; what it writes is of no use to anybody
         with tempfile.TemporaryDirectory() as scratch:

@@ -66,6 +66,7 @@ BYPASS = "experiments/bypass.py"
         (["--config", BYPASS, "--config.model.init_from=no.safetensors"], ["no.safetensors", "no such file"]),
         (["--config", "experiments/finetune.py"], ["model.init_from", "--config.model.init_from="]),
         (["--config", BYPASS, "--workdir", f"{BYPASS}/runs"], ["--workdir", "not writable"]),
+        (["--config", BYPASS, "--jobs", "2", "--launcher", "slurm"], ["--jobs", "not for --launcher slurm"]),
     ],
     ids=lambda value: " ".join(value[-1:]) if isinstance(value, list) else None,
 )

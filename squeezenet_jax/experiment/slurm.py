@@ -24,7 +24,7 @@ from typing import Any
 
 from squeezenet_jax.experiment import sweep
 from squeezenet_jax.experiment.plan import Plan
-from squeezenet_jax.runs.directory import FINISHED, RunDirectory, read_json, write_json
+from squeezenet_jax.runs.directory import read_json, write_json
 from squeezenet_jax.system.errors import UserError, unknown
 
 JOBS = "jobs.json"  # in <workdir>/slurm: which job a run was submitted as last
@@ -137,7 +137,7 @@ def submit(plan: Plan, workdir: Path, options: Options, launcher: Path, argument
     """
     workdir = workdir.absolute()
     logs = workdir / "slurm"
-    unfinished = [run.name for run in plan.runs if RunDirectory(workdir / run.name).status not in FINISHED]
+    unfinished = sweep.unfinished_runs(plan, workdir)
     if unfinished:
         _check_installed()
         _download_weights({run.settings.model.weights for run in plan.runs if run.name in unfinished})

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +41,12 @@ def run(plan: Plan, workdir: Path, progress: Progress, should_stop: Callable[[],
     work on each run together, the main one's workdir decides what is to be run.
     """
     directories = {planned.name: RunDirectory(workdir / planned.name) for planned in plan.runs}
-    unfinished = [name for name, directory in directories.items() if directory.status not in FINISHED]
     processes.check_same("the runs", [planned.name for planned in plan.runs])
     config = {key: value for key, value in plan.config.items() if key not in settings.PLACES}
     processes.check_same("the configuration", _as_json(config))
-    unfinished = processes.from_main(unfinished)
+    unfinished = processes.from_main(unfinished_runs(plan, workdir))
     if unfinished:
-        from squeezenet_jax.system import devices
-        from squeezenet_jax.training import train  # jax, only now
-
-        devices.use_the_usual_numbers()
-        devices.keep_compiled_programs()
-        for planned in plan.runs:
-            if planned.name in unfinished:
-                train.check(planned.settings)
+        prepare(plan, unfinished)
     claim(plan, workdir)
     check_inputs(plan, workdir)
     busy, stopped = {}, False
@@ -72,17 +64,43 @@ def run(plan: Plan, workdir: Path, progress: Progress, should_stop: Callable[[],
                 progress.skip(planned.name, number, len(plan.runs), f"is being run by {holder}")
             elif processes.from_main(directory.status not in FINISHED):  # another start may have finished it meanwhile
                 with progress.run(planned.name, number, len(plan.runs)) as reporter:
-                    stopped = _run_one(plan, planned, directory, reporter, should_stop) == "preempted"
-    if busy and set(busy) == set(unfinished):
-        holders = ", ".join(dict.fromkeys(busy.values()))
-        raise UserError(f"--workdir: {workdir}: whatever is not finished there is being run by {holders}")
+                    stopped = run_one(plan, planned, directory, reporter, should_stop) == "preempted"
+    check_not_all_busy(busy, unfinished, workdir)
     statuses = [directory.status for directory in directories.values()]
     return ["preempted" if stopped and status not in FINISHED else status for status in statuses]
 
 
-def _run_one(
+def unfinished_runs(plan: Plan, workdir: Path) -> list[str]:
+    """Names of the runs that have not come to their end, in the plan's order."""
+    return [run.name for run in plan.runs if RunDirectory(workdir / run.name).status not in FINISHED]
+
+
+def prepare(plan: Plan, names: Collection[str]) -> None:
+    """Makes this process ready to train; raises `UserError` where one of these runs cannot start on its devices."""
+    from squeezenet_jax.system import devices
+    from squeezenet_jax.training import train  # jax, only now
+
+    devices.use_the_usual_numbers()
+    devices.keep_compiled_programs()
+    for planned in plan.runs:
+        if planned.name in names:
+            train.check(planned.settings)
+
+
+def check_not_all_busy(busy: Mapping[str, str], unfinished: Collection[str], workdir: Path) -> None:
+    """`busy`: run -> who is at it. Raises `UserError` where nothing was left for this start."""
+    if busy and set(busy) == set(unfinished):
+        holders = ", ".join(dict.fromkeys(busy.values()))
+        raise UserError(f"--workdir: {workdir}: whatever is not finished there is being run by {holders}")
+
+
+def run_one(
     plan: Plan, planned: PlannedRun, directory: RunDirectory, reporter: Any, should_stop: Callable[[], bool]
 ) -> str:
+    """Runs what is planned in its directory, whose lock is held, and returns its status.
+
+    Raises `UserError` and `OSError` for what the sweep's other runs would meet, too: wrong input, or a full disk.
+    """
     from squeezenet_jax.data import labels
     from squeezenet_jax.training import train
 

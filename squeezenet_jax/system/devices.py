@@ -1,9 +1,12 @@
 """Devices: one mesh axis named `data`; parameters on every device, batches split among them."""
 
+import contextlib
+import fcntl
 import functools
+import hashlib
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,26 @@ def keep_compiled_programs() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "squeezenet_jax" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@contextlib.contextmanager
+def compiled_once(what: object) -> Iterator[None]:
+    """Where several processes of this machine compile the programs of `what` at the same time, lets one go first.
+
+    The others wait, and find in the cache what it compiled. `what` is known by its repr.
+    """
+    place: str | None = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if not place or "://" in place or processes.several():  # processes that compute together wait for each other
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        # A byte for each `what` of one file that is never written to. The system unlocks it when the process ends.
+        with contextlib.suppress(OSError):  # no such folder can be made, or a file system without locks
+            Path(place).mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(Path(place) / "compiling", "a"))
+            byte = int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:7])
+            fcntl.lockf(file, fcntl.LOCK_EX, 1, byte)
+        yield
 
 
 def use_the_usual_numbers() -> None:

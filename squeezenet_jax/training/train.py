@@ -91,14 +91,15 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
     ):
         watchdog.phase("compilation")
         seedless = dataclasses.replace(settings, seed=0)
-        steps = compile_steps(seedless, schedule.total_steps, batches.steps_per_epoch, mesh)
-        key = devices.run_key(settings.seed, mesh)
+        with devices.compiled_once(seedless):
+            steps = compile_steps(seedless, schedule.total_steps, batches.steps_per_epoch, mesh)
+            key = devices.run_key(settings.seed, mesh)
 
-        watchdog.phase("the start: reading a checkpoint, or initialisation")
-        state = restore(checkpoints, steps.like, reporter, mesh)
-        if state is None:
-            first = TrainBatches(batches.source, min(batches.batch_size, LSUV_IMAGES), settings.seed).batch_at(0)
-            state = init_state(settings, steps, first["image"], key, mesh)
+            watchdog.phase("the start: reading a checkpoint, or initialisation")
+            state = restore(checkpoints, steps.like, reporter, mesh)
+            if state is None:
+                first = TrainBatches(batches.source, min(batches.batch_size, LSUV_IMAGES), settings.seed).batch_at(0)
+                state = init_state(settings, steps, first["image"], key, mesh)
         smoothing, num_classes = settings.optimizer.label_smoothing, settings.data.num_classes
         entropy = labels.entropy(batches.source, smoothing=smoothing, num_classes=num_classes)
         monitor = Monitor(settings, directory, reporter, batches.steps_per_epoch, lambda: loader.waited, entropy)

@@ -23,10 +23,10 @@ def start():
     """Starts a training, in a session of its own: whatever of it is left at the end of the test is killed."""
     started = []
 
-    def start(workdir, **overrides):
+    def start(workdir, *args, environment=ENVIRONMENT, **overrides):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         process = subprocess.Popen(
-            command(workdir, **overrides), cwd=ROOT, env=ENVIRONMENT, text=True, start_new_session=True, **pipes
+            command(workdir, *args, **overrides), cwd=ROOT, env=environment, text=True, start_new_session=True, **pipes
         )
         started.append(process)
         return process

@@ -1,5 +1,9 @@
 """What variables of jax's may say and what training does all the same."""
 
+import select
+import subprocess
+import sys
+
 import jax
 import pytest
 
@@ -25,3 +29,20 @@ def test_numbers_are_the_usual_ones_whatever_the_variables_say(name, other):
         assert drawn() == usual
     finally:
         jax.config.update(name, before)
+
+
+def test_programs_that_another_process_compiles_are_waited_for_and_no_others():
+    script = (
+        "import os, jax\n"
+        "from squeezenet_jax.system import devices\n"
+        "jax.config.update('jax_compilation_cache_dir', os.environ['JAX_COMPILATION_CACHE_DIR'])\n"
+        "for what in ('other', 'same'):\n"
+        "    with devices.compiled_once(what):\n"
+        "        print(what, flush=True)\n"
+    )
+    with devices.compiled_once("same"):
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "other\n"
+        assert not select.select([process.stdout], [], [], 0.5)[0]
+    assert process.communicate(timeout=100)[0] == "same\n"
+    assert process.returncode == 0

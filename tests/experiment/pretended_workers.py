@@ -1,0 +1,44 @@
+"""What workers do in `test_jobs.py`, in processes of their own, which import this and so no jax."""
+
+import errno
+import os
+import signal
+
+from squeezenet_jax.experiment.worker import BEGAN, ENDED, FAILED, QUIT, READY, STOP
+from squeezenet_jax.runs.directory import RunDirectory
+from squeezenet_jax.system.errors import UserError
+
+
+def pretend(pipe, share, plan, workdir, unfinished):
+    """A worker: a run is done at once, unless a file in the workdir, named like the run, says what happens to it."""
+    pipe.send((READY,))
+    while (name := pipe.recv()) != QUIT:
+        if name == STOP:
+            continue
+        pipe.send((BEGAN,))
+        fate = workdir.with_name("fates") / name
+        fate = fate.read_text() if fate.exists() else ""
+        directory = RunDirectory(workdir / name)
+        directory.path.mkdir()
+        directory.write_status("running")
+        if fate == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fate == "hung":
+            directory.write_status("hung")
+            os._exit(75)
+        if fate == "disk":
+            pipe.send((FAILED, OSError(errno.ENOSPC, "No space left on device", f"{name}/checkpoint")))
+            return
+        if fate == "slow":
+            assert pipe.recv() == STOP
+        status = "preempted" if fate == "slow" else "done"
+        directory.write_status(status, str(os.getpid()))
+        pipe.send((ENDED, status))
+
+
+def refuse(pipe, *rest):
+    pipe.send((FAILED, UserError("train.batch_size: 33 is not a multiple of the 2 devices")))
+
+
+def die(pipe, *rest):
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,108 @@
+"""Runs at the same time: who gives them out and who takes them, with workers that train nothing."""
+
+import io
+import multiprocessing
+import os
+import signal
+
+import pretended_workers
+import pytest
+from rich.console import Console
+from test_sweep import experiment, planned
+
+from squeezenet_jax.experiment import jobs, sweep, worker
+from squeezenet_jax.experiment.shares import Machine, Share
+from squeezenet_jax.experiment.worker import BEGAN, BUSY, ENDED, QUIT, READY, TOLD
+from squeezenet_jax.runs.directory import RunDirectory
+from squeezenet_jax.system.errors import UserError
+
+
+@pytest.fixture
+def go(tmp_path, monkeypatch):
+    """Runs bypass=none and bypass=simple with seeds 0 and 1, two at a time: (statuses, output)."""
+    monkeypatch.setattr(worker, "ask_machine", lambda: Machine("cpu", 2, 0, ()))
+    monkeypatch.setattr(worker, "work", pretended_workers.pretend)
+    (tmp_path / "fates").mkdir()
+
+    def go(should_stop=lambda: False, bypasses=("none", "simple"), **fates):
+        for name, fate in fates.items():
+            (tmp_path / "fates" / f"bypass={name[:-1]},seed={name[-1]}").write_text(fate)
+        file = io.StringIO()
+        statuses = jobs.run(
+            planned(experiment(bypasses=bypasses)), tmp_path / "runs", 2, Console(file=file, width=200), should_stop
+        )
+        return statuses, file.getvalue()
+
+    return go
+
+
+def test_workers_take_different_settings_first_and_keep_to_those_whose_programs_they_have(go, tmp_path):
+    assert go()[0] == ["done"] * 4
+    pids = [RunDirectory(tmp_path / "runs" / run.name).read_status()["message"] for run in planned().runs]
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+    assert sweep.compare(planned(), tmp_path / "runs").rows  # the workdir is this plan's
+
+
+def test_a_setting_that_would_be_left_for_all_in_the_end_is_begun_early(go):
+    statuses, output = go(bypasses=("none", "simple", "complex"))
+    assert statuses == ["done"] * 6
+    started = [line.split()[2] for line in output.splitlines() if line.endswith(": started")]
+    assert set(started[:3]) == {"bypass=none,seed=0:", "bypass=simple,seed=0:", "bypass=complex,seed=0:"}
+
+
+def test_a_run_whose_process_was_killed_is_named_and_the_others_are_run(go):
+    statuses, output = go(none0="killed")
+    assert statuses == ["failed", "done", "done", "done"]
+    (line,) = [line for line in output.splitlines() if "KILLED" in line]
+    assert "bypass=none,seed=0: KILLED: its process was killed by SIGKILL (if for want of memory: fewer --jobs" in line
+
+
+def test_what_ends_one_run_at_a_time_stops_all_of_them(go):
+    with pytest.raises(OSError, match="No space left on device: 'bypass=none,seed=0/checkpoint'"):
+        go(none0="disk", simple0="slow")
+
+
+def test_a_hang_stops_all_runs_to_be_started_again(go):
+    assert go(none0="hung", simple0="slow")[0] == ["preempted"] * 4
+
+
+def test_a_stop_reaches_runs_that_are_under_way_and_those_behind_them_do_not_begin(go, tmp_path):
+    began = lambda: (tmp_path / "runs/bypass=none,seed=0").exists()  # noqa: E731
+    assert go(began, none0="slow", simple0="slow")[0] == ["preempted"] * 4
+    assert not (tmp_path / "runs/bypass=none,seed=1").exists()
+
+
+@pytest.mark.parametrize(
+    ("life", "message"),
+    [(pretended_workers.refuse, "train.batch_size: 33"), (pretended_workers.die, "was killed by SIGKILL")],
+)
+def test_what_cannot_start_is_one_line_and_nothing_is_written(go, tmp_path, monkeypatch, life, message):
+    monkeypatch.setattr(worker, "work", life)
+    with pytest.raises(UserError, match=message):
+        go()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_worker_leaves_a_run_that_somebody_else_is_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "_leave_signals_to_parent", lambda: None)
+    monkeypatch.setattr(sweep, "prepare", lambda plan, names: None)
+
+    def one(plan, planned_run, directory, reporter, should_stop):
+        reporter.record({"step": 7})
+        directory.write_status("stalled")
+        return "stalled"
+
+    monkeypatch.setattr(sweep, "run_one", one)
+    monkeypatch.delenv("WITH", raising=False)
+    ours, theirs = multiprocessing.Pipe()
+    names = [run.name for run in planned().runs]
+    for order in (names[0], names[1], QUIT):
+        ours.send(order)
+    handler = signal.getsignal(signal.SIGTERM)
+    with RunDirectory(tmp_path / names[1]).lock():
+        worker.work(theirs, Share({"WITH": "2"}), planned(), tmp_path, names)
+    signal.signal(signal.SIGTERM, handler)
+    assert os.environ.pop("WITH") == "2"
+    answers = [ours.recv() for _ in range(5)]
+    assert answers[:4] == [(READY,), (BEGAN,), (TOLD, "record", {"step": 7}), (ENDED, "stalled")]
+    assert answers[4][0] == BUSY and f"process {os.getpid()}" in answers[4][1]
