@@ -34,6 +34,7 @@ class PlannedRun:
     setting: str
     overrides: Mapping[str, Any]
     settings: settings.Settings
+    tuning: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # where --tune had a part in it: `tuning.py`
 
     @property
     def cost(self) -> tuple[int, int]:
@@ -49,12 +50,13 @@ class Plan:
     config: Mapping[str, Any]  # flat, without what is swept or follows from it
     runs: tuple[PlannedRun, ...]
     others: tuple[PlannedRun, ...] = ()  # of the same sweep, where `runs` is a part of it
+    tuning: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # from what each setting's recipe is chosen
 
     def only(self, selection: str) -> "Plan":
         """The part whose swept values are in `selection`, such as "bypass=simple,seed=1,seed=2"."""
-        names = _short_names(self.runs[0].overrides)
+        names = short_names(self.runs[0].overrides)
         wanted: dict[str, list[str]] = {}
-        for part in _parts(selection):
+        for part in split_at_commas(selection):
             name, _, text = part.partition("=")
             if name not in names:
                 raise unknown("--only", name, names)
@@ -69,6 +71,10 @@ class Plan:
         ]
         if not kept:
             raise UserError(f"--only: no run has {selection}")
+        return self.part(kept)
+
+    def part(self, kept: Sequence[PlannedRun]) -> "Plan":
+        """These of its runs."""
         others = tuple(run for run in self.runs if run not in kept)
         return dataclasses.replace(self, runs=tuple(kept), others=self.others + others)
 
@@ -136,7 +142,7 @@ def plan(
 
     `recorded`: the flat config that a workdir's runs were planned with, to read them back where their data are gone.
     """
-    base = _plain(flatten(config))
+    base = plain(flatten(config))
     if missing := settings.DEFAULTS.keys() - base.keys():
         raise UserError(
             f"config: {', '.join(sorted(missing))} missing; a group of fields can't be replaced, only its fields"
@@ -146,7 +152,7 @@ def plan(
     for key, what in getattr(experiment, "REQUIRED", {}).items():
         if key not in swept and not base[key]:
             raise UserError(f"{key}: {experiment.__name__} needs {what}; set --config.{key}=...")
-    names = {key: name for name, key in _short_names(rows[0]).items()}
+    names = {key: name for name, key in short_names(rows[0]).items()}
     for key in swept:
         if key not in base:
             raise unknown(f"sweep() of {experiment.__name__}", key, base)
@@ -161,12 +167,12 @@ def plan(
         if recorded is None:
             catalog.check(run_settings.data)
         flat_configs.append(flat)
-        setting = _name(overrides, names, without=(SEED,))
-        runs.append(PlannedRun(_name(overrides, names), setting, overrides, run_settings))
-    _check_names(experiment.__name__, [run.name for run in runs])
+        setting = run_name(overrides, names, without=(SEED,))
+        runs.append(PlannedRun(run_name(overrides, names), setting, overrides, run_settings))
+    check_names(experiment.__name__, [run.name for run in runs])
     if recorded is None:
-        _check_differences(runs)
-    baseline = _name(_plain(dict(experiment.BASELINE)), names)
+        check_differences(runs)
+    baseline = run_name(plain(dict(experiment.BASELINE)), names)
     check_choice(f"BASELINE of {experiment.__name__}", baseline, list(dict.fromkeys(run.setting for run in runs)))
     first = flat_configs[0]
     fixed = {key: x for key, x in first.items() if key not in swept and all(flat[key] == x for flat in flat_configs)}
@@ -177,7 +183,7 @@ def _sweep(experiment: ModuleType) -> list[dict[str, Any]]:
     """The rows of an experiment's sweep, all with the same keys."""
     where = f"sweep() of {experiment.__name__}"
     try:
-        rows = [_plain(dict(row)) for row in experiment.sweep()]
+        rows = [plain(dict(row)) for row in experiment.sweep()]
     except (TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -200,7 +206,7 @@ def _resolved(flat: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> di
     return {key: flat[key] or recorded.get(key, flat[key]) for key in left_open}
 
 
-def _check_names(experiment: str, names: Sequence[str]) -> None:
+def check_names(experiment: str, names: Sequence[str]) -> None:
     where = f"sweep() of {experiment}"
     twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if twice is not None:
@@ -210,7 +216,7 @@ def _check_names(experiment: str, names: Sequence[str]) -> None:
         raise UserError(f"{where}: the name {longest[:60]}... has more than {MOST_NAME} bytes, too long for a folder")
 
 
-def _check_differences(runs: Sequence[PlannedRun]) -> None:
+def check_differences(runs: Sequence[PlannedRun]) -> None:
     """Refuses to compare a run with itself: two whose swept values differ only in what has no effect."""
     seen: dict[Any, str] = {}
     for run in runs:
@@ -223,14 +229,14 @@ def _check_differences(runs: Sequence[PlannedRun]) -> None:
         seen[effective] = run.name
 
 
-def _short_names(keys: Iterable[str]) -> dict[str, str]:
+def short_names(keys: Iterable[str]) -> dict[str, str]:
     """Short name -> key: "bypass" for model.bypass, or "optimizer.name" where "name" alone has two meanings."""
     keys = list(keys)
     last = [key.rsplit(".", 1)[-1] for key in keys]
     return {key if last.count(name) > 1 else name: key for key, name in zip(keys, last, strict=True)}
 
 
-def _name(overrides: Mapping[str, Any], names: Mapping[str, str], without: Collection[str] = ()) -> str:
+def run_name(overrides: Mapping[str, Any], names: Mapping[str, str], without: Collection[str] = ()) -> str:
     parts = [f"{names.get(key, key)}={_text(value)}" for key, value in overrides.items() if key not in without]
     return ",".join(parts) or ONE
 
@@ -245,35 +251,40 @@ def _text(value: Any) -> str:
     return re.sub(r"[/,=%\x00-\x1f]", lambda match: urllib.parse.quote(match[0], safe=""), str(value))
 
 
+def typed(text: str) -> Any:
+    """What a person typed as a value: 1e-3, true, (1, 2), or else text."""
+    try:
+        return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
+    except (ValueError, SyntaxError):
+        return text
+
+
 def _means(text: str, value: Any) -> bool:
     """Whether what a person typed for --only is this value: by its name, or by what it says (1e-3, true)."""
     if text == _text(value) or text == str(value):
         return True
-    try:
-        typed = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
-    except (ValueError, SyntaxError):
-        return False
-    if isinstance(value, tuple) and isinstance(typed, tuple | list):
-        return tuple(typed) == value
-    return isinstance(typed, bool) == isinstance(value, bool) and bool(typed == value)
+    said = typed(text)
+    if isinstance(value, tuple) and isinstance(said, tuple | list):
+        return tuple(said) == value
+    return isinstance(said, bool) == isinstance(value, bool) and bool(said == value)
 
 
-def _parts(selection: str) -> list[str]:
-    """Split at commas, but not inside of brackets."""
-    return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", selection)]
+def split_at_commas(text: str) -> list[str]:
+    """The parts between commas, but for those inside of brackets."""
+    return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", text)]
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """NumPy's numbers as Python's, lists as tuples, paths as text."""
 
-    def plain(value: Any) -> Any:
+    def one(value: Any) -> Any:
         if isinstance(value, list | tuple):
-            return tuple(plain(item) for item in value)
+            return tuple(one(item) for item in value)
         if isinstance(value, Path):
             return str(value)
         return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
 
-    return {key: plain(value) for key, value in values.items()}
+    return {key: one(value) for key, value in values.items()}
 
 
 def _reason(error: Exception) -> str:
@@ -282,6 +293,11 @@ def _reason(error: Exception) -> str:
     places = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<")]
     where = f"; {Path(places[-1].filename).name}, line {places[-1].lineno}" if places else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+
+
+def changed(before: settings.Settings, values: Mapping[str, Any]) -> settings.Settings:
+    """Settings with other values, flat; raises `UserError` where they do not fit."""
+    return settings.from_config(unflatten(flatten(dataclasses.asdict(before)) | dict(values)))
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:

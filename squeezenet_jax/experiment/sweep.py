@@ -86,6 +86,7 @@ def _run_one(
             "experiment": plan.experiment,
             "preset": plan.preset,
             "overrides": dict(planned.overrides),
+            **({"tuning": dict(planned.tuning)} if planned.tuning else {}),
             "settings": dataclasses.asdict(planned.settings),
             "inputs": _inputs(planned.settings.data, planned.settings.model.weights),
             "init_from": train.origin(planned.settings),
@@ -116,8 +117,12 @@ def _run_one(
 def claim(plan: Plan, workdir: Path) -> None:
     """Makes `workdir` this plan's, or checks that it is; raises `UserError`, and writes nothing, where it is not."""
     swept = list(plan.runs[0].overrides)
-    manifest = {"experiment": plan.experiment, "preset": plan.preset, "sweep": swept, "config": dict(plan.config)}
+    head: dict[str, Any] = {"experiment": plan.experiment, "preset": plan.preset, "sweep": swept}
+    manifest = {**head, "config": dict(plan.config), **({"tuning": dict(plan.tuning)} if plan.tuning else {})}
     existing = read_json(workdir / MANIFEST)
+    if existing is not None and bool(existing.get("tuning")) != bool(plan.tuning):
+        there, here = ("without", "with") if plan.tuning else ("with", "without")
+        raise UserError(f"--tune: {workdir} holds runs {there} it, this command is {here} it; choose another --workdir")
     if existing is None:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -126,7 +131,8 @@ def claim(plan: Plan, workdir: Path) -> None:
             raise UserError(f"--workdir: {workdir} is not writable ({error.strerror})") from None
         return
     # What is missing there is newer than the workdir, and what was in effect is its default.
-    defaults = {key: value for key, value in settings.DEFAULTS.items() if key not in swept}
+    varied = {*swept, *plan.tuning.get("grid", ())}
+    defaults = {key: value for key, value in settings.DEFAULTS.items() if key not in varied}
     here, there = (flatten(_as_json(m)) for m in (manifest, {**manifest, "config": defaults}))
     there |= flatten(existing)
     differing = [key for key in here | there if here.get(key) != there.get(key)]
@@ -177,7 +183,11 @@ def compare(plan: Plan, workdir: Path) -> report.Comparison:
     """Reads the plan's runs back from `workdir` and compares them."""
     runs = [
         results.read_run(
-            RunDirectory(workdir / planned.name), planned.setting, planned.overrides, planned.settings, planned.cost
+            RunDirectory(workdir / planned.name),
+            planned.setting,
+            {**planned.overrides, **planned.tuning.get("chosen", {})},
+            planned.settings,
+            planned.cost,
         )
         for planned in plan.runs
     ]

@@ -1,5 +1,6 @@
 """The comparison in words, which console, Markdown and page share. Read next: `columns.py`."""
 
+from squeezenet_jax.report import tuning
 from squeezenet_jax.report.comparison import Comparison, Estimate, half_width
 
 
@@ -70,7 +71,7 @@ def footnotes(comparison: Comparison) -> list[str]:
             not run.beats_majority for run in runs
         ),
     }
-    return [text for text, applies in notes.items() if applies]
+    return [text for text, applies in notes.items() if applies] + tuning.notes(comparison)
 
 
 def count_points(comparison: Comparison) -> str:

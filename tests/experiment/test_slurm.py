@@ -155,7 +155,7 @@ def test_weights_that_have_a_name_are_downloaded_before_anything_is_submitted(tm
     def submit():
         return slurm.submit(plan, tmp_path / "runs", slurm.Options(), ROOT / "launch.py", [])
 
-    monkeypatch.setattr(slurm, "_check_installed", lambda: None)
+    monkeypatch.setattr(slurm, "check_installed", lambda: None)
     monkeypatch.setattr(slurm, "_submit_array", submit_array)
     monkeypatch.setattr(slurm, "_queue", set)
     monkeypatch.setenv("SQUEEZENET_JAX_WEIGHTS", str(kept))
