@@ -142,7 +142,7 @@ def submit(
     """Submits the plan's runs that are neither finished nor queued.
 
     `launcher` is the launch.py that tasks run: the one that is running, wherever this package is installed.
-    `arguments` are those of its command, `of_task` those that only tasks get; they wait for the end of the jobs `after`.
+    `arguments` are those of its command, `of_task` those that only tasks get; these wait for the jobs `after` to end.
     """
     workdir = workdir.absolute()
     logs = workdir / "slurm"

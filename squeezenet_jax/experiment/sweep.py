@@ -121,8 +121,8 @@ def claim(plan: Plan, workdir: Path) -> None:
     manifest = {**head, "config": dict(plan.config), **({"tuning": dict(plan.tuning)} if plan.tuning else {})}
     existing = read_json(workdir / MANIFEST)
     if existing is not None and bool(existing.get("tuning")) != bool(plan.tuning):
-        there, here = ("without", "with") if plan.tuning else ("with", "without")
-        raise UserError(f"--tune: {workdir} holds runs {there} it, this command is {here} it; choose another --workdir")
+        how = "whose settings share one recipe" if plan.tuning else "of --tune, which this command lacks"
+        raise UserError(f"--tune: {workdir} holds runs {how}; choose another --workdir")
     if existing is None:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
