@@ -29,7 +29,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from squeezenet_jax import report, settings
-from squeezenet_jax.experiment import jobs, shares, slurm, sweep
+from squeezenet_jax.experiment import jobs, shares, slurm, sweep, tuning
 from squeezenet_jax.experiment import plan as planning
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.report import wording
@@ -48,6 +48,10 @@ SIGNAL = flags.DEFINE_bool(
 )
 ONLY = flags.DEFINE_string("only", None, "Run a part of the sweep: bypass=simple,seed=1")
 JOBS = flags.DEFINE_string("jobs", "1", "Runs at a time, each with its share of the devices: a number, or auto.")
+TUNE = flags.DEFINE_bool("tune", False, "First choose each setting's own recipe by trials on training images.")
+GRID = flags.DEFINE_multi_string("grid", [], "What --tune tries (default: four rates): optimizer.peak_lr=1e-3,2e-3")
+TUNE_SEEDS = flags.DEFINE_integer("tune-seeds", 1, "How many seeds --tune tries each point of its grid with.")
+TRIALS = flags.DEFINE_bool("trials", False, "Of --tune the trials only, among which --only and --list then select.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "Several processes, told by hand: host:port of process 0.")
 NUM_PROCESSES = flags.DEFINE_integer("num-processes", None, "... how many there are,")
 PROCESS_ID = flags.DEFINE_integer("process-id", None, "... and which of them this is, from 0.")
@@ -69,6 +73,8 @@ def main(argv: list[str]) -> int:
     asked = parse(argv)
     workdir = Path(WORKDIR.value or asked.default_workdir).expanduser()
     whole = asked.plan(recorded=recorded_config(workdir) if REPORT.value else None)
+    tuned = asked.tuning(whole)
+    whole = (tuned.trials if TRIALS.value else tuned.sweep) if tuned else whole
     plan = whole.only(ONLY.value) if ONLY.value else whole
     on_slurm = check_choice("--launcher", LAUNCHER.value, ("local", "slurm")) == "slurm"
     if SLURM.value and not on_slurm:
@@ -81,7 +87,14 @@ def main(argv: list[str]) -> int:
     stop = StopRequest()
     out = cast(IO[str], terminal.Pipe(sys.stdout, stop.request))
     console = Console(file=out, width=terminal.columns(sys.stdout))
+
+    def show() -> None:
+        for compared, folder in tuned.comparable(workdir) if tuned else [(whole, workdir)]:
+            show_comparison(compared, folder, console)
+
     if LIST.value:
+        if tuned and not TRIALS.value:
+            console.print(plan_table(tuned.trials_of(plan), "trials first"))
         console.print(plan_table(plan))
         console.print(wording.planned_power(plan.seeds, plan.margin / 100), highlight=False)
         return 0
@@ -90,30 +103,39 @@ def main(argv: list[str]) -> int:
             console.print(table)
         return 0
     if REPORT.value:
-        sweep.claim(whole, workdir)
-        show(whole, workdir, console)
+        sweep.claim(tuned.sweep if tuned else whole, workdir)
+        show()
         return 0
     if on_slurm:
-        submission = slurm.submit(plan, workdir, options, Path(__file__).resolve(), argv[1:])
+        submit = tuned.submit if tuned else slurm.submit
+        submission = submit(plan, workdir, options, Path(__file__).resolve(), argv[1:])
         for line in submission.lines(shlex.join(["python", *argv, "--report"])):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         if not submission.pending:
-            show(whole, workdir, console)
+            show()
         return 0
+
+    def run(plan: planning.Plan, workdir: Path) -> list[str]:
+        if at_a_time != 1:
+            return jobs.run(plan, workdir, at_a_time, console, stop.requested)
+        progress = Progress(console if processes.is_main() else Console(quiet=True))
+        return sweep.run(plan, workdir, progress, stop.requested)
+
+    def run_all(workdir: Path) -> list[str]:
+        return tuned.run(plan, workdir, run) if tuned else run(plan, workdir)
+
     stop.listen()
-    if at_a_time != 1:
-        statuses = jobs.run(plan, workdir, at_a_time, console, stop.requested)
-        show(whole, workdir, console)
-        return exit_code(statuses)
-    processes.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    if not processes.is_main():  # it computes its part; what it writes is of no use to anybody
-        with tempfile.TemporaryDirectory() as scratch:
-            statuses = sweep.run(plan, Path(scratch), Progress(Console(quiet=True)), stop.requested)
-        processes.from_main(True)  # waits: a launcher may kill all of them when one leaves
-        return exit_code(statuses)
-    statuses = sweep.run(plan, workdir, Progress(console), stop.requested)
-    show(whole, workdir, console)  # with the rows of a sweep that is run in parts
-    processes.from_main(True)
+    if at_a_time == 1:  # else each worker has its own devices
+        processes.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        if not processes.is_main():  # it computes its part; what it writes is of no use to anybody
+            with tempfile.TemporaryDirectory() as scratch:
+                statuses = run_all(Path(scratch))
+            processes.from_main(True)  # waits: a launcher may kill all of them when one leaves
+            return exit_code(statuses)
+    statuses = run_all(workdir)
+    show()  # with the rows of a sweep that is run in parts
+    if at_a_time == 1:
+        processes.from_main(True)
     return exit_code(statuses)
 
 
@@ -121,9 +143,9 @@ def exit_code(statuses: Sequence[str]) -> int:
     return 1 if "failed" in statuses else EXIT_PREEMPTED if "preempted" in statuses else 0
 
 
-def show(whole: planning.Plan, workdir: Path, console: Console) -> None:
+def show_comparison(plan: planning.Plan, workdir: Path, console: Console) -> None:
     """Compares what is in the workdir: writes the report and prints its table."""
-    comparison = sweep.compare(whole, workdir)
+    comparison = sweep.compare(plan, workdir)
     report.write(comparison, workdir)
     report.print_table(comparison, console)
     console.print(f"Report: {workdir / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
@@ -140,10 +162,20 @@ class Asked:
 
     @property
     def default_workdir(self) -> str:
-        return "-".join(["runs/" + self.experiment.__name__, *([] if self.preset == NO_PRESET else [self.preset])])
+        preset = [] if self.preset == NO_PRESET else [self.preset]
+        return "-".join(["runs/" + self.experiment.__name__, *preset, *(["tuned"] if TUNE.value else [])])
 
     def plan(self, recorded: Mapping[str, Any] | None) -> planning.Plan:
         return planning.plan(self.experiment, self.preset, self.config, self.overridden, recorded)
+
+    def tuning(self, whole: planning.Plan) -> tuning.Tuning | None:
+        """The trials that --tune puts before the sweep; None without it."""
+        if not TUNE.value:
+            for flag in (GRID, TUNE_SEEDS, TRIALS):
+                if flag.value != flag.default:
+                    raise UserError(f"--{flag.name}: is for --tune only")
+            return None
+        return tuning.plan(whole, self.experiment, GRID.value, TUNE_SEEDS.value)
 
 
 def parse(argv: list[str]) -> Asked:
@@ -207,12 +239,12 @@ def recorded_config(workdir: Path) -> Mapping[str, Any]:
     return dict(manifest.get("config", {}))
 
 
-def plan_table(plan: planning.Plan) -> Table:
+def plan_table(plan: planning.Plan, what: str = "runs") -> Table:
     table = Table(
         Column("run", overflow="fold"),
         "params",
         "MACs",
-        title=f"{plan.experiment} on {plan.preset}: {len(plan.runs)} runs",
+        title=f"{plan.experiment} on {plan.preset}: {len(plan.runs)} {what}",
     )
     for run in plan.runs:
         params, macs = run.cost

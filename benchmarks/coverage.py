@@ -24,9 +24,9 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from squeezenet_jax.report import images
-from squeezenet_jax.report.evidence import Evidence, Pair, gather
-from squeezenet_jax.report.paired import Interval, paired_delta
+from squeezenet_jax.report.statistics import images
+from squeezenet_jax.report.statistics.evidence import Evidence, Pair, gather
+from squeezenet_jax.report.statistics.paired import Interval, paired_delta
 
 SWEEPS = 2_000
 MARGIN = 0.005

@@ -22,7 +22,7 @@ from squeezenet_jax import settings
 from squeezenet_jax.data import catalog
 from squeezenet_jax.network.trace import count
 from squeezenet_jax.report.comparison import contrasted
-from squeezenet_jax.report.paired import MARGIN
+from squeezenet_jax.report.statistics.paired import MARGIN
 from squeezenet_jax.system import nested
 from squeezenet_jax.system.errors import UserError, check_choice, unknown
 
@@ -38,6 +38,7 @@ class PlannedRun:
     overrides: Mapping[str, Any]
     settings: settings.Settings
     place: int = 0  # in its sweep
+    tuning: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # where --tune had a part in it: `tuning.py`
 
     @property
     def cost(self) -> tuple[int, int]:
@@ -54,6 +55,7 @@ class Plan:
     runs: tuple[PlannedRun, ...]
     others: tuple[PlannedRun, ...] = ()  # of the same sweep, where `runs` is a part of it
     margin: float = MARGIN  # percentage points: the smallest difference that matters
+    tuning: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # from what each setting's recipe is chosen
 
     @property
     def seeds(self) -> int:
@@ -62,9 +64,9 @@ class Plan:
 
     def only(self, selection: str) -> "Plan":
         """The part whose swept values are in `selection`, such as "bypass=simple,seed=1,seed=2"."""
-        names = _short_names(self.runs[0].overrides)
+        names = short_names(self.runs[0].overrides)
         wanted: dict[str, list[str]] = {}
-        for part in _parts(selection):
+        for part in split_at_commas(selection):
             name, _, text = part.partition("=")
             if name not in names:
                 raise unknown("--only", name, names)
@@ -79,6 +81,10 @@ class Plan:
         ]
         if not kept:
             raise UserError(f"--only: no run has {selection}")
+        return self.part(kept)
+
+    def part(self, kept: Sequence[PlannedRun]) -> "Plan":
+        """These of its runs."""
         others = tuple(run for run in self.runs if run not in kept)
         return dataclasses.replace(self, runs=tuple(kept), others=self.others + others)
 
@@ -146,7 +152,7 @@ def plan(
 
     `recorded`: the flat config that a workdir's runs were planned with, to read them back where their data are gone.
     """
-    base = _plain(flatten(config))
+    base = plain(flatten(config))
     if missing := settings.DEFAULTS.keys() - base.keys():
         raise UserError(
             f"config: {', '.join(sorted(missing))} missing; a group of fields can't be replaced, only its fields"
@@ -156,7 +162,7 @@ def plan(
     for key, what in getattr(experiment, "REQUIRED", {}).items():
         if key not in swept and not base[key]:
             raise UserError(f"{key}: {experiment.__name__} needs {what}; set --config.{key}=...")
-    names = {key: name for name, key in _short_names(rows[0]).items()}
+    names = {key: name for name, key in short_names(rows[0]).items()}
     for key in swept:
         if key not in base:
             raise unknown(f"sweep() of {experiment.__name__}", key, base)
@@ -172,11 +178,11 @@ def plan(
         if recorded is None:
             catalog.check(run_settings.data)
         flat_configs.append(flat)
-        setting = _name(overrides, names, without=(SEED,))
-        runs.append(PlannedRun(_name(overrides, names), setting, overrides, run_settings, len(runs)))
-    _check_names(experiment.__name__, [run.name for run in runs])
+        setting = run_name(overrides, names, without=(SEED,))
+        runs.append(PlannedRun(run_name(overrides, names), setting, overrides, run_settings, len(runs)))
+    check_names(experiment.__name__, [run.name for run in runs])
     if recorded is None:
-        _check_differences(runs)
+        check_differences(runs)
     baseline = _baseline(experiment, runs, names)
     first = flat_configs[0]
     fixed = {key: x for key, x in first.items() if key not in swept and all(flat[key] == x for flat in flat_configs)}
@@ -185,7 +191,7 @@ def plan(
 
 def setting_name(overrides: Mapping[str, Any]) -> str:
     """The name of the setting that a run with these swept values belongs to."""
-    return _name(_plain(overrides), {key: name for name, key in _short_names(overrides).items()}, without=(SEED,))
+    return run_name(plain(overrides), {key: name for name, key in short_names(overrides).items()}, without=(SEED,))
 
 
 def _sweep(experiment: ModuleType, base: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -198,7 +204,7 @@ def _sweep(experiment: ModuleType, base: Mapping[str, Any], recorded: Mapping[st
     if inspect.signature(experiment.sweep).parameters:
         given = [settings.from_config(unflatten({**base, **_resolved(base, recorded)}))]
     try:
-        rows = [_plain(dict(row)) for row in experiment.sweep(*given)]
+        rows = [plain(dict(row)) for row in experiment.sweep(*given)]
     except (TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -215,9 +221,9 @@ def _sweep(experiment: ModuleType, base: Mapping[str, Any], recorded: Mapping[st
 
 def _baseline(experiment: ModuleType, runs: Sequence[PlannedRun], names: Mapping[str, str]) -> str:
     """The one setting that has the values of BASELINE; where several have them, only the values (`contrasted`)."""
-    values = _plain(dict(experiment.BASELINE))
+    values = plain(dict(experiment.BASELINE))
     having = {run.setting for run in runs if values.items() <= run.overrides.items()}
-    return min(having) if len(having) == 1 else _check_baseline(experiment.__name__, _name(values, names), runs)
+    return min(having) if len(having) == 1 else _check_baseline(experiment.__name__, run_name(values, names), runs)
 
 
 def _resolved(flat: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -228,7 +234,7 @@ def _resolved(flat: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> di
     return {key: flat[key] or recorded.get(key, flat[key]) for key in left_open}
 
 
-def _check_names(experiment: str, names: Sequence[str]) -> None:
+def check_names(experiment: str, names: Sequence[str]) -> None:
     where = f"sweep() of {experiment}"
     twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if twice is not None:
@@ -238,7 +244,7 @@ def _check_names(experiment: str, names: Sequence[str]) -> None:
         raise UserError(f"{where}: the name {longest[:60]}... has more than {MOST_NAME} bytes, too long for a folder")
 
 
-def _check_differences(runs: Sequence[PlannedRun]) -> None:
+def check_differences(runs: Sequence[PlannedRun]) -> None:
     """Refuses to compare a run with itself: two whose swept values differ only in what has no effect."""
     seen: dict[Any, str] = {}
     for run in runs:
@@ -267,14 +273,14 @@ def _margin(experiment: ModuleType) -> float:
     return float(margin)
 
 
-def _short_names(keys: Iterable[str]) -> dict[str, str]:
+def short_names(keys: Iterable[str]) -> dict[str, str]:
     """Short name -> key: "bypass" for model.bypass, or "optimizer.name" where "name" alone has two meanings."""
     keys = list(keys)
     last = [key.rsplit(".", 1)[-1] for key in keys]
     return {key if last.count(name) > 1 else name: key for key, name in zip(keys, last, strict=True)}
 
 
-def _name(overrides: Mapping[str, Any], names: Mapping[str, str], without: Collection[str] = ()) -> str:
+def run_name(overrides: Mapping[str, Any], names: Mapping[str, str], without: Collection[str] = ()) -> str:
     parts = [f"{names.get(key, key)}={_text(value)}" for key, value in overrides.items() if key not in without]
     return ",".join(parts) or ONE
 
@@ -289,35 +295,40 @@ def _text(value: Any) -> str:
     return re.sub(r"[/,=%\x00-\x1f]", lambda match: urllib.parse.quote(match[0], safe=""), str(value))
 
 
+def typed(text: str) -> Any:
+    """What a person typed as a value: 1e-3, true, (1, 2), or else text."""
+    try:
+        return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
+    except (ValueError, SyntaxError):
+        return text
+
+
 def _means(text: str, value: Any) -> bool:
     """Whether what a person typed for --only is this value: by its name, or by what it says (1e-3, true)."""
     if text == _text(value) or text == str(value):
         return True
-    try:
-        typed = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
-    except (ValueError, SyntaxError):
-        return False
-    if isinstance(value, tuple) and isinstance(typed, tuple | list):
-        return tuple(typed) == value
-    return isinstance(typed, bool) == isinstance(value, bool) and bool(typed == value)
+    said = typed(text)
+    if isinstance(value, tuple) and isinstance(said, tuple | list):
+        return tuple(said) == value
+    return isinstance(said, bool) == isinstance(value, bool) and bool(said == value)
 
 
-def _parts(selection: str) -> list[str]:
-    """Split at commas, but not inside of brackets."""
-    return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", selection)]
+def split_at_commas(text: str) -> list[str]:
+    """The parts between commas, but for those inside of brackets."""
+    return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", text)]
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """NumPy's numbers as Python's, lists as tuples, paths as text."""
 
-    def plain(value: Any) -> Any:
+    def one(value: Any) -> Any:
         if isinstance(value, list | tuple):
-            return tuple(plain(item) for item in value)
+            return tuple(one(item) for item in value)
         if isinstance(value, Path):
             return str(value)
         return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
 
-    return {key: plain(value) for key, value in values.items()}
+    return {key: one(value) for key, value in values.items()}
 
 
 def _reason(error: Exception) -> str:
@@ -326,6 +337,11 @@ def _reason(error: Exception) -> str:
     places = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<")]
     where = f"; {Path(places[-1].filename).name}, line {places[-1].lineno}" if places else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+
+
+def changed(before: settings.Settings, values: Mapping[str, Any]) -> settings.Settings:
+    """Settings with other values, flat; raises `UserError` where they do not fit."""
+    return settings.from_config(unflatten(flatten(dataclasses.asdict(before)) | dict(values)))
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -166,7 +166,7 @@ class RunReporter:
 
     def record(self, record: dict[str, Any]) -> None:
         if record["split"] == "eval":
-            self._accuracy = f", test top-1 {100 * record['top1']:.2f} %"
+            self._accuracy = f", held-out top-1 {100 * record['top1']:.2f} %"
         else:
             self._latest = record
         if not self._latest:

@@ -113,6 +113,7 @@ class Submission:
     runs: tuple[str, ...]  # what was submitted
     queued: tuple[str, ...]  # unfinished runs that an earlier submission still has in Slurm's queue
     logs: Path
+    jobs: tuple[str, ...] = ()  # the ids of all that is submitted or queued
 
     @property
     def pending(self) -> bool:
@@ -129,17 +130,25 @@ class Submission:
         return ["nothing to submit: every run is finished"]
 
 
-def submit(plan: Plan, workdir: Path, options: Options, launcher: Path, arguments: Sequence[str]) -> Submission:
+def submit(
+    plan: Plan,
+    workdir: Path,
+    options: Options,
+    launcher: Path,
+    arguments: Sequence[str],
+    of_task: Sequence[str] = (),
+    after: Sequence[str] = (),
+) -> Submission:
     """Submits the plan's runs that are neither finished nor queued.
 
     `launcher` is the launch.py that tasks run: the one that is running, wherever this package is installed.
-    `arguments` are those of its command.
+    `arguments` are those of its command, `of_task` those that only tasks get; these wait for the jobs `after` to end.
     """
     workdir = workdir.absolute()
     logs = workdir / "slurm"
     unfinished = sweep.unfinished_runs(plan, workdir)
     if unfinished:
-        _check_installed()
+        check_installed()
         _download_weights({run.settings.model.weights for run in plan.runs if run.name in unfinished})
     sweep.claim(plan, workdir)
     jobs = read_json(logs / JOBS) or {}
@@ -147,13 +156,14 @@ def submit(plan: Plan, workdir: Path, options: Options, launcher: Path, argument
     queued = tuple(name for name in unfinished if jobs.get(name) in alive)
     runs = tuple(name for name in unfinished if name not in queued)
     if not runs:
-        return Submission("", (), queued, logs)
+        return Submission("", (), queued, logs, tuple(jobs[name] for name in queued))
     command = (sys.executable, "-u", str(launcher), *arguments)
-    command += ("--launcher=local", "--slurm=", f"--workdir={workdir}")  # of a flag, the last one counts
+    command += ("--launcher=local", "--slurm=", f"--workdir={workdir}", *of_task)  # of a flag, the last one counts
     task = RunTask(command, os.getcwd(), options.grace)
-    ids = _submit_array(task, runs, options, logs, launcher.parent, f"{plan.experiment}-{plan.preset}")
+    ids = _submit_array(task, runs, options, logs, launcher.parent, f"{plan.experiment}-{plan.preset}", after)
     write_json(logs / JOBS, jobs | dict(zip(runs, ids, strict=True)))
-    return Submission(ids[0].split("_")[0], runs, queued, logs)
+    pending = (*(jobs[name] for name in queued), ids[0].split("_")[0])
+    return Submission(ids[0].split("_")[0], runs, queued, logs, pending)
 
 
 def _download_weights(names: Collection[str]) -> None:
@@ -167,7 +177,7 @@ def _download_weights(names: Collection[str]) -> None:
             raise UserError(f"model.init_from: {name}: {error}") from None
 
 
-def _check_installed() -> None:
+def check_installed() -> None:
     for program in ("sbatch", "srun"):
         if shutil.which(program) is None:
             raise UserError(f"--launcher slurm: no {program} on the PATH; submit from a machine of the Slurm cluster")
@@ -186,7 +196,13 @@ def _queue() -> set[str]:
 
 
 def _submit_array(
-    task: "RunTask", runs: Sequence[str], options: Options, logs: Path, checkout: Path, name: str
+    task: "RunTask",
+    runs: Sequence[str],
+    options: Options,
+    logs: Path,
+    checkout: Path,
+    name: str,
+    after: Sequence[str] = (),
 ) -> list[str]:
     import submitit
 
@@ -202,7 +218,9 @@ def _submit_array(
         slurm_qos=options.qos,
         slurm_array_parallelism=options.max_parallel,
         slurm_signal_delay_s=options.signal_delay,
-        slurm_additional_parameters={"requeue": True},
+        # afterany: a task that begins behind a failed one says so, one that could never begin would wait for ever
+        slurm_additional_parameters={"requeue": True}
+        | ({"dependency": "afterany:" + ":".join(after)} if after else {}),
         # srun, which submitit starts the task with, does not take this one over from sbatch
         slurm_srun_args=[f"--cpus-per-task={options.cpus}"] if options.cpus else None,
         # a package that is used from its checkout must be found where the task is unpickled, wherever the job starts

@@ -109,6 +109,7 @@ def run_one(
             "experiment": plan.experiment,
             "preset": plan.preset,
             "overrides": dict(planned.overrides),
+            **({"tuning": dict(planned.tuning)} if planned.tuning else {}),
             "settings": dataclasses.asdict(planned.settings),
             "inputs": _inputs(planned.settings.data, planned.settings.model.weights),
             "init_from": train.origin(planned.settings),
@@ -142,9 +143,13 @@ def claim(plan: Plan, workdir: Path) -> None:
     The manifest says all that was planned, so that a report can say what is missing without the experiment's file.
     """
     swept = list(plan.runs[0].overrides)
-    manifest = {"experiment": plan.experiment, "preset": plan.preset, "sweep": swept, "config": dict(plan.config)}
+    head: dict[str, Any] = {"experiment": plan.experiment, "preset": plan.preset, "sweep": swept}
+    manifest = {**head, "config": dict(plan.config), **({"tuning": dict(plan.tuning)} if plan.tuning else {})}
     planned = _as_json({"baseline": plan.baseline, "margin": plan.margin, "runs": _what_differs(plan)})
     existing = read_json(workdir / MANIFEST)
+    if existing is not None and bool(existing.get("tuning")) != bool(plan.tuning):
+        how = "whose settings share one recipe" if plan.tuning else "of --tune, which this command lacks"
+        raise UserError(f"--tune: {workdir} holds runs {how}; choose another --workdir")
     if existing is None:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -153,7 +158,8 @@ def claim(plan: Plan, workdir: Path) -> None:
             raise UserError(f"--workdir: {workdir} is not writable ({error.strerror})") from None
         return
     # What is missing there is newer than the workdir, and what was in effect is its default.
-    defaults = {key: value for key, value in settings.DEFAULTS.items() if key not in swept}
+    varied = {*swept, *plan.tuning.get("grid", ())}
+    defaults = {key: value for key, value in settings.DEFAULTS.items() if key not in varied}
     here, there = (flatten(_as_json(m)) for m in (manifest, {**manifest, "config": defaults}))
     there |= flatten({key: value for key, value in existing.items() if key not in PLANNED})
     differing = [key for key in here | there if here.get(key) != there.get(key)]
@@ -213,7 +219,11 @@ def compare(plan: Plan, workdir: Path) -> report.Comparison:
     """Reads the plan's runs back from `workdir` and compares them."""
     runs = [
         results.read_run(
-            RunDirectory(workdir / planned.name), planned.setting, planned.overrides, planned.settings, planned.cost
+            RunDirectory(workdir / planned.name),
+            planned.setting,
+            {**planned.overrides, **planned.tuning.get("chosen", {})},
+            planned.settings,
+            planned.cost,
         )
         for planned in plan.runs
     ]

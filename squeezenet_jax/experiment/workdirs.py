@@ -16,7 +16,7 @@ from squeezenet_jax.experiment.plan import SEED, flatten, setting_name, unflatte
 from squeezenet_jax.experiment.sweep import MANIFEST, SPELLINGS
 from squeezenet_jax.network.trace import count
 from squeezenet_jax.report.comparison import contrasted
-from squeezenet_jax.report.paired import MARGIN
+from squeezenet_jax.report.statistics.paired import MARGIN
 from squeezenet_jax.runs.directory import FINISHED, RunDirectory, read_json
 from squeezenet_jax.system.errors import UserError, check_choice
 

@@ -19,8 +19,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from squeezenet_jax.report.evidence import Evidence, Pair, gather
-from squeezenet_jax.report.paired import MARGIN, NO_WIDTH, Delta
+from squeezenet_jax.report.statistics.evidence import Evidence, Pair, gather
+from squeezenet_jax.report.statistics.paired import MARGIN, NO_WIDTH, Delta
 from squeezenet_jax.runs.predictions import Predictions
 from squeezenet_jax.system.errors import unknown
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from squeezenet_jax import settings
+from squeezenet_jax.report import tuning
 from squeezenet_jax.report.comparison import Comparison, Run
 
 MOST_VALUES, MOST_NAMES = 4, 3  # so many are listed of what is swept, and of the runs that share something
@@ -44,6 +45,7 @@ CONDITIONS: dict[str, Callable[[Run], str]] = {
     "batch size": _setting("train.batch_size"),
     "learning rate": _learning_rate,
     "epochs": _setting("train.epochs"),
+    "recipe chosen on": tuning.judged_on,
     "set on the command line": _command_line,
 }
 
@@ -82,7 +84,10 @@ def summary(comparison: Comparison) -> str:
 
 
 def differences(comparison: Comparison) -> list[str]:
-    """A sentence each for the code revision, the devices and the packages that the runs' starts do not share."""
+    """A sentence each for the code revision, the devices and the packages that the runs' starts do not share.
+
+    Before them what is to be known of how the recipe was chosen.
+    """
     starts = _starts(comparison)
     packages = [package for package, values in _packages(starts).items() if len(values) > 1]
     what: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -90,7 +95,7 @@ def differences(comparison: Comparison) -> list[str]:
         "devices": _devices,
         "packages": lambda start: _versions(start, packages) if "versions" in start else "",
     }
-    sentences = []
+    sentences = tuning.cautions(comparison)
     for name, text in what.items():
         runs_by_value: dict[str, list[str]] = {}
         for run, start in starts:

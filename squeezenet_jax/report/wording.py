@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from squeezenet_jax.report import tuning
 from squeezenet_jax.report.comparison import Comparison, Estimate, Row
 from squeezenet_jax.report.conditions import varied
-from squeezenet_jax.report.paired import LEVEL, Delta, detectable, pairs_needed
+from squeezenet_jax.report.statistics.paired import LEVEL, Delta, detectable, pairs_needed
 
 POWERED = (0.25, 0.5, 1.0)  # standard deviations of the differences, in points, that a plan is judged for
 
@@ -107,7 +108,7 @@ def footnotes(comparison: Comparison) -> list[str]:
             not run.beats_majority for run in runs
         ),
     }
-    return [text for text, applies in notes.items() if applies and text]
+    return [text for text, applies in notes.items() if applies and text] + tuning.notes(comparison)
 
 
 def _at_once(judged: Sequence[Row]) -> str:

@@ -155,7 +155,7 @@ def test_weights_that_have_a_name_are_downloaded_before_anything_is_submitted(tm
     def submit():
         return slurm.submit(plan, tmp_path / "runs", slurm.Options(), ROOT / "launch.py", [])
 
-    monkeypatch.setattr(slurm, "_check_installed", lambda: None)
+    monkeypatch.setattr(slurm, "check_installed", lambda: None)
     monkeypatch.setattr(slurm, "_submit_array", submit_array)
     monkeypatch.setattr(slurm, "_queue", set)
     monkeypatch.setenv("SQUEEZENET_JAX_WEIGHTS", str(kept))
@@ -392,6 +392,28 @@ def test_a_run_that_fails_is_a_failed_task_with_its_output_in_the_log(ask, clust
     wait_until(lambda: state(ask, job) == "FAILED", 100, lambda: f"{state(ask, job)}\n{log.read_text()}")
     assert "error: train.batch_size: 33 is not a multiple of the 8 devices" in log.read_text()
     assert "bypass=none,seed=0: launch.py ended with 2" in log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_tuned_sweep_is_two_arrays_of_which_the_second_waits_for_the_first(ask, cluster, tmp_path):
+    args = [*ON_SLURM, *as_flags(SHRUNK), "--tune", "--grid", "optimizer.peak_lr=0.001,0.9", "--workdir", str(tmp_path)]
+    args += ["--only", "bypass=none,seed=0", "--slurm", "partition=gpu,time=30,gpus=1,cpus=1"]
+    result = launch(*args, env=cluster | {"JAX_NUM_CPU_DEVICES": "1"})
+    assert result.returncode == 0, result.stderr
+    trials, runs = (part.split(":")[0] for part in result.stdout.split("submitted job ")[1:])
+    assert "afterany:" in ask("scontrol", "show", "job", runs)
+
+    def everything():
+        return "\n".join(
+            [ask("squeue", "--states=all"), *(log.read_text()[-3000:] for log in tmp_path.glob("**/*_log.*"))]
+        )
+
+    wait_until(lambda: state(ask, f"{runs}_0") == "COMPLETED", 300, everything)
+    assert {state(ask, f"{trials}_{number}") for number in (0, 1)} == {"COMPLETED"}
+    assert json.loads((tmp_path / "tuning.json").read_text())["settings"].keys() == {"bypass=none"}
+    assert "recipe chosen on: train[77:96]" in (tmp_path / "report.md").read_text()
+    assert "nothing to submit" in launch(*args, env=cluster).stdout
 
 
 def test_what_sbatch_refuses_is_one_line(ask, cluster, tmp_path):

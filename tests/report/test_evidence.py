@@ -8,8 +8,9 @@ import pytest
 from fixed_runs import a_run
 from scipy import stats
 
-from squeezenet_jax.report import Delta, compare, family, images, paired, wording
-from squeezenet_jax.report.evidence import Evidence, Pair, gather
+from squeezenet_jax.report import Delta, compare, wording
+from squeezenet_jax.report.statistics import family, images, paired
+from squeezenet_jax.report.statistics.evidence import Evidence, Pair, gather
 from squeezenet_jax.runs.predictions import Predictions
 
 DIFFERENCES = [0.012, -0.003, 0.008, 0.001, 0.017]

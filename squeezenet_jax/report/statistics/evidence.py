@@ -6,8 +6,8 @@ Read next: `paired.py` (one setting), `family.py` (all of them at once), `images
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from squeezenet_jax.report import family, images
-from squeezenet_jax.report.paired import (
+from squeezenet_jax.report.statistics import family, images
+from squeezenet_jax.report.statistics.paired import (
     LEVEL,
     Delta,
     Interval,

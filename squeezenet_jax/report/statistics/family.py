@@ -19,7 +19,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from squeezenet_jax.report.paired import LEVEL
+from squeezenet_jax.report.statistics.paired import LEVEL
 
 DRAWS = 50_000  # of experiments; the coverage is then known to 0.1 %
 CHUNK = 2_000

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from squeezenet_jax.report.paired import LEVEL, Delta, paired_delta
+from squeezenet_jax.report.statistics.paired import LEVEL, Delta, paired_delta
 from squeezenet_jax.runs.predictions import Predictions
 
 DRAWS = 4_000

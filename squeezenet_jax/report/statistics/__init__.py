@@ -1,0 +1,1 @@
+"""What the seeds and the images of a comparison can show. Read next: `evidence.py`."""
