@@ -46,6 +46,7 @@ LIST = flags.DEFINE_bool("list", False, "Print the planned runs with their param
 SIGNAL = flags.DEFINE_bool(
     "signal", False, "Print the scale of each layer's output and gradient at the start, and stop."
 )
+SEEDS = flags.DEFINE_string("seeds", "", "In place of the experiment's own: 20 for 0 to 19, 20:40 for 20 to 39.")
 ONLY = flags.DEFINE_string("only", None, "Run a part of the sweep: bypass=simple,seed=1")
 JOBS = flags.DEFINE_string("jobs", "1", "Runs at a time, each with its share of the devices: a number, or auto.")
 TUNE = flags.DEFINE_bool("tune", False, "First choose each setting's own recipe by trials on training images.")
@@ -166,7 +167,7 @@ class Asked:
         return "-".join(["runs/" + self.experiment.__name__, *preset, *(["tuned"] if TUNE.value else [])])
 
     def plan(self, recorded: Mapping[str, Any] | None) -> planning.Plan:
-        return planning.plan(self.experiment, self.preset, self.config, self.overridden, recorded)
+        return planning.plan(self.experiment, self.preset, self.config, self.overridden, recorded, SEEDS.value)
 
     def tuning(self, whole: planning.Plan) -> tuning.Tuning | None:
         """The trials that --tune puts before the sweep; None without it."""

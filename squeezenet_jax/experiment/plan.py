@@ -55,6 +55,7 @@ class Plan:
     runs: tuple[PlannedRun, ...]
     others: tuple[PlannedRun, ...] = ()  # of the same sweep, where `runs` is a part of it
     margin: float = MARGIN  # percentage points: the smallest difference that matters
+    asked_seeds: str = ""  # what the command line had in place of the experiment's own
     tuning: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # from what each setting's recipe is chosen
 
     @property
@@ -147,17 +148,20 @@ def plan(
     config: Mapping[str, Any],
     overridden: Iterable[str],
     recorded: Mapping[str, Any] | None = None,
+    seeds: str = "",
 ) -> Plan:
     """Expands an experiment's sweep over a config (nested, the command line's values in it) and checks every run.
 
-    `recorded`: the flat config that a workdir's runs were planned with, to read them back where their data are gone.
+    Args:
+      recorded: The flat config that a workdir's runs were planned with, to read them back where their data are gone.
+      seeds: In place of the experiment's own: "20" for 0 to 19, "20:40" for 20 to 39.
     """
     base = plain(flatten(config))
     if missing := settings.DEFAULTS.keys() - base.keys():
         raise UserError(
             f"config: {', '.join(sorted(missing))} missing; a group of fields can't be replaced, only its fields"
         )
-    rows = _sweep(experiment, base, recorded)
+    rows = _with_seeds(_sweep(experiment, base, recorded), seeds)
     swept = list(rows[0])
     for key, what in getattr(experiment, "REQUIRED", {}).items():
         if key not in swept and not base[key]:
@@ -186,7 +190,9 @@ def plan(
     baseline = _baseline(experiment, runs, names)
     first = flat_configs[0]
     fixed = {key: x for key, x in first.items() if key not in swept and all(flat[key] == x for flat in flat_configs)}
-    return Plan(experiment.__name__, preset, baseline, fixed, tuple(runs), margin=_margin(experiment))
+    return Plan(
+        experiment.__name__, preset, baseline, fixed, tuple(runs), margin=_margin(experiment), asked_seeds=seeds
+    )
 
 
 def setting_name(overrides: Mapping[str, Any]) -> str:
@@ -217,6 +223,20 @@ def _sweep(experiment: ModuleType, base: Mapping[str, Any], recorded: Mapping[st
         if list(row) != list(rows[0]):
             raise UserError(f"{where}: every run must set {', '.join(rows[0]) or 'nothing'}, in this order")
     return rows
+
+
+def _with_seeds(rows: list[dict[str, Any]], asked: str) -> list[dict[str, Any]]:
+    """Each setting of the sweep with the seeds that were asked for."""
+    if not asked:
+        return rows
+    match = re.fullmatch(r"(?:(\d{1,6}):)?(\d{1,6})", asked)
+    seeds = range(int(match[1] or 0), int(match[2])) if match else range(0)
+    if not seeds:
+        raise UserError(f"--seeds: {asked} is not allowed; 20 stands for seeds 0 to 19, 20:40 for 20 to 39")
+    if SEED not in rows[0]:
+        raise UserError("--seeds: the sweep has no seeds; its sweep() must yield seed")
+    of_setting = {tuple((key, value) for key, value in row.items() if key != SEED): row for row in reversed(rows)}
+    return [{**row, SEED: seed} for row in reversed(of_setting.values()) for seed in seeds]
 
 
 def _baseline(experiment: ModuleType, runs: Sequence[PlannedRun], names: Mapping[str, str]) -> str:

@@ -144,6 +144,7 @@ def claim(plan: Plan, workdir: Path) -> None:
     """
     swept = list(plan.runs[0].overrides)
     head: dict[str, Any] = {"experiment": plan.experiment, "preset": plan.preset, "sweep": swept}
+    head |= {"seeds": plan.asked_seeds} if plan.asked_seeds else {}
     manifest = {**head, "config": dict(plan.config), **({"tuning": dict(plan.tuning)} if plan.tuning else {})}
     planned = _as_json({"baseline": plan.baseline, "margin": plan.margin, "runs": _what_differs(plan)})
     existing = read_json(workdir / MANIFEST)

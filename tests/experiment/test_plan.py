@@ -20,9 +20,9 @@ def experiment(*rows, baseline=None, name="toy"):
     return module
 
 
-def planned(*rows, baseline=None, changes=None, recorded=None):
+def planned(*rows, baseline=None, changes=None, recorded=None, seeds=""):
     config = planning.unflatten(planning.flatten(base.get_config().to_dict()) | TINY | (changes or {}))
-    return planning.plan(experiment(*rows, baseline=baseline), "digits", config, (), recorded)
+    return planning.plan(experiment(*rows, baseline=baseline), "digits", config, (), recorded, seeds)
 
 
 def names(plan):
@@ -263,3 +263,15 @@ def test_an_experiment_may_say_which_difference_matters():
     module.MARGIN = -0.1
     with pytest.raises(UserError, match=r"MARGIN of toy: -0\.1 is not allowed; percentage points, above 0"):
         planning.plan(module, "digits", config, ())
+
+
+def test_seeds_that_are_asked_for_take_the_place_of_the_experiments_own():
+    rows = [{"model.bypass": bypass, "seed": seed} for bypass in ("none", "simple") for seed in (7, 8)]
+    expected = [f"bypass={bypass},seed={seed}" for bypass in ("none", "simple") for seed in (2, 3, 4)]
+    assert names(planned(*rows, seeds="2:5")) == expected
+    assert {run.settings.seed for run in planned(*rows, seeds="3").runs} == {0, 1, 2}
+    for wrong in ("0", "5:5", "-1", "a", "1,2"):
+        with pytest.raises(UserError, match=f"--seeds: {wrong} is not allowed"):
+            planned(*rows, seeds=wrong)
+    with pytest.raises(UserError, match="--seeds: the sweep has no seeds"):
+        planned({"model.bypass": "none"}, seeds="3")
