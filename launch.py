@@ -33,7 +33,7 @@ from squeezenet_jax.experiment import plan as planning
 from squeezenet_jax.experiment import slurm, sweep
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.runs.directory import read_json
-from squeezenet_jax.system import processes
+from squeezenet_jax.system import processes, storage
 from squeezenet_jax.system.errors import UserError, check_choice, unknown
 
 try:  # it reads --flagfile, and the file there, as soon as it is defined
@@ -62,13 +62,17 @@ def main(argv: list[str]) -> int:
         print(f"{__doc__}\n{flags.FLAGS.main_module_help()}\n\n{settings_help(argv)}")
         return 0
     asked = parse(argv)
-    workdir = Path(WORKDIR.value or asked.default_workdir).expanduser()
+    workdir = storage.expand(WORKDIR.value or asked.default_workdir, "--workdir")
+    if not LIST.value:
+        storage.fetch(workdir, of_runs)
     whole = asked.plan(recorded=recorded_config(workdir) if REPORT.value else None)
     plan = whole.only(ONLY.value) if ONLY.value else whole
     on_slurm = check_choice("--launcher", LAUNCHER.value, ("local", "slurm")) == "slurm"
     if SLURM.value and not on_slurm:
         raise UserError("--slurm: is for --launcher slurm only")
     options = slurm.parse_options(SLURM.value)
+    if on_slurm:
+        storage.local_only(WORKDIR.value or asked.default_workdir, "--workdir", "Slurm's nodes need a shared folder")
     stop = StopRequest()
     out = cast(IO[str], terminal.Pipe(sys.stdout, stop.request))
     console = Console(file=out, width=terminal.columns(sys.stdout))
@@ -99,12 +103,18 @@ def main(argv: list[str]) -> int:
     return exit_code(statuses)
 
 
+def of_runs(key: str) -> bool:
+    """What is fetched of a workdir in a bucket: all but the checkpoints, which a run fetches when it is resumed."""
+    return "/checkpoints/" not in key
+
+
 def exit_code(statuses: Sequence[str]) -> int:
     return 1 if "failed" in statuses else EXIT_PREEMPTED if "preempted" in statuses else 0
 
 
 def show(whole: planning.Plan, workdir: Path, console: Console) -> None:
     """Compares what is in the workdir: writes the report and prints its table."""
+    storage.fetch(workdir, of_runs)  # what others that share it have done
     comparison = sweep.compare(whole, workdir)
     report.write(comparison, workdir)
     report.print_table(comparison, console)

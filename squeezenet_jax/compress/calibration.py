@@ -24,6 +24,7 @@ from squeezenet_jax.compress import activations, budget, rounding, sensitivity
 from squeezenet_jax.compress.activations import Moments
 from squeezenet_jax.data import archives
 from squeezenet_jax.network.trace import IMAGE, Layer
+from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import Weights, flatten
 from squeezenet_jax.weights.images import read_image
@@ -105,7 +106,7 @@ def _search(work: "_Work", aim: float, size_of: Callable[[Sequence[QuantizedLaye
 def _read(images: str | Path | Sequence[str | Path], weights: Weights, report: Callable[[str], None]) -> np.ndarray:
     """float32 [N, H, W, C], as the network takes them. Of a folder, what is no image is left out, with a line."""
     whole_folder = isinstance(images, str | Path)
-    paths = _below(Path(images).expanduser()) if isinstance(images, str | Path) else [Path(path) for path in images]
+    paths = _below(_local(images)) if isinstance(images, str | Path) else [Path(path) for path in images]
     read = []
     for path in paths[:: -(-len(paths) // MAX_IMAGES) or 1]:
         try:
@@ -118,6 +119,12 @@ def _read(images: str | Path | Sequence[str | Path], weights: Weights, report: C
         where = f"{archives.printable(str(images))}: holds" if whole_folder else "images: there are"
         raise UserError(f"{where} no images to calibrate with; at least one is needed, and a hundred are better")
     return np.stack(read)
+
+
+def _local(folder: str | Path) -> Path:
+    path = storage.expand(folder, "images")
+    storage.fetch(path)
+    return path
 
 
 def _below(folder: Path) -> list[Path]:
