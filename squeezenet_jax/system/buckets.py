@@ -4,6 +4,7 @@ Each store's own client does the work (google-cloud-storage, boto3: extras, impo
 and how long to try again is decided here, for both alike. Read next: `storage.py`.
 """
 
+import errno
 import functools
 import importlib
 import itertools
@@ -22,6 +23,7 @@ ABSENT = "absent"  # the version of an object that is not there
 CHUNK = 1 << 20
 EXTRAS = {"gs": ("google.cloud.storage", "google-cloud-storage", "gcs"), "s3": ("boto3", "boto3", "s3")}
 PASSING = (408, 409, 425, 429)  # HTTP statuses that are worth another try, beside 500 and above
+OF_THE_DISK = (errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EISDIR, errno.ENOTDIR)
 
 T = TypeVar("T")
 
@@ -92,6 +94,8 @@ class Bucket:
             try:
                 return action()
             except self.failures as error:
+                if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+                    raise
                 answer = self._answer(error)
             if answer.status is not None and answer.status not in PASSING and answer.status < 500:
                 self._refuse(key, answer)
@@ -111,7 +115,7 @@ class Bucket:
         if answer.status == 412:
             raise Conflict(self.address(key))
         if answer.status == 404 and "bucket" not in answer.reason.lower():
-            raise FileNotFoundError(2, "no such object", self.address(key))
+            raise FileNotFoundError(errno.ENOENT, "no such object", self.address(key))
         if answer.status == 404:
             raise UserError(f"{self.scheme}://{self.name}: there is no such bucket")
         raise UserError(f"{self.address(key)}: the store refuses ({answer.reason})")
@@ -173,9 +177,14 @@ class GoogleBucket(Bucket):
             yield blob.name, Entry(str(blob.generation), blob.size, blob.updated.timestamp())
 
     def _read(self, key: str) -> tuple[bytes, str]:
-        blob = self._bucket.blob(key)
-        content = blob.download_as_bytes(**self._options)
-        return content, str(blob.generation)  # from the answer's headers
+        blob = self._bucket.get_blob(key, **self._options)
+        if blob is None:
+            raise FileNotFoundError(errno.ENOENT, "no such object", self.address(key))
+        generation = blob.generation
+        try:
+            return blob.download_as_bytes(if_generation_match=generation, **self._options), str(generation)
+        except self._errors.PreconditionFailed:  # replaced in between
+            return self._read(key)
 
     def _write(self, key: str, content: bytes, expected: str | None) -> str:
         blob = self._bucket.blob(key)

@@ -46,5 +46,5 @@ def test_a_store_whose_client_is_not_installed_names_the_extra(scheme, module, m
 
 
 def test_what_needs_a_local_folder_refuses_a_bucket():
-    with pytest.raises(UserError, match="^OUT: gs://bucket/x: is in a bucket; it must be a local folder$"):
+    with pytest.raises(UserError, match=r"^OUT: gs://bucket/x: is in a bucket; it must be a local folder$"):
         storage.local_only("gs://bucket/x", "OUT", "it must be a local folder")

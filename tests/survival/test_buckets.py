@@ -1,0 +1,91 @@
+"""A workdir in a bucket, of real servers on loopback: kills of the run and of the store, another machine, two starts."""
+
+import json
+import os
+import random
+import subprocess
+import time
+
+import pytest
+
+pytest.importorskip("google.cloud.storage")
+pytest.importorskip("boto3")
+pytest.importorskip("moto")
+
+import trainings
+from store_servers import BUCKET, Store
+from trainings import RUN, TOTAL_STEPS, assert_same, finish, kill, one_line, wait_until
+
+from squeezenet_jax.system import buckets, storage
+
+
+@pytest.fixture(params=["gs", "s3"])
+def store(request, tmp_path, monkeypatch):
+    store = Store(request.param, tmp_path / "store")
+    environment = {**store.environment, "TMPDIR": str(tmp_path / "scratch")}
+    (tmp_path / "scratch").mkdir()
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    for name, value in environment.items():
+        monkeypatch.setitem(trainings.ENVIRONMENT, name, value)
+    buckets.connect.cache_clear()
+    yield store
+    store.kill()
+    buckets.connect.cache_clear()
+
+
+def newest(bucket):
+    names = bucket.entries(f"runs/{RUN}/checkpoints/")
+    return max((int(name.rpartition("/")[2].partition(".")[0]) for name in names), default=0)
+
+
+def brought(store):
+    """The run as a machine that has never seen it gets it."""
+    run = storage.expand(f"{store.root}/runs/{RUN}")
+    storage.fetch(run)
+    return run
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_that_was_killed_twenty_times_ends_as_if_it_had_not_been(tmp_path, digits, start, store):
+    rng = random.Random(0)
+    moments = ["start"] * 4 + ["steps"] * 8 + ["any"] * 8
+    rng.shuffle(moments)
+    bucket, workdir = buckets.connect(store.scheme, BUCKET), f"{store.root}/runs"
+    for number, moment in enumerate(moments):
+        before = newest(bucket)
+        process = start(workdir)
+        if moment == "start":
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=rng.uniform(0, 4))
+        else:
+            wait_until(lambda before=before: newest(bucket) > before, process)
+            time.sleep(rng.uniform(0, 0.02 if moment == "steps" else 0.1))
+        if store.scheme == "gs" and number % 5 == 4:  # the store too, in the middle of a run; its objects stay
+            store.kill()
+            time.sleep(1)
+            store.start()
+        kill(process)
+    stdout, _ = finish(start(workdir))
+    assert "resumed at step" in stdout and "unreadable" not in stdout
+    assert f"Report: {workdir}/report.html" in stdout
+    assert {"report.html", "report.json"} <= {name.removeprefix("runs/") for name in bucket.entries("runs/report")}
+    run = brought(store)
+    assert_same(run, digits)
+    assert len(json.loads((run / "run.json").read_text())["earlier_starts"]) >= 10
+    assert len(os.listdir(tmp_path / "scratch")) == 0  # what the killed ones had copied was removed
+
+
+@pytest.mark.slow
+def test_of_two_starts_one_runs_and_one_that_was_stopped_for_long_leaves_in_one_line(digits, start, store):
+    bucket, workdir = buckets.connect(store.scheme, BUCKET), f"{store.root}/runs"
+    first = start(workdir)
+    wait_until(lambda: newest(bucket) > 0, first)
+    second = start(workdir)
+    _, stderr = second.communicate(timeout=200)
+    if first.poll() is None:  # it is slow enough to have been found at it
+        assert second.returncode == 2
+        one_line(stderr.splitlines()[-1], "is being run by", f"process {first.pid}")
+    finish(first)
+    assert newest(bucket) == TOTAL_STEPS
+    assert_same(brought(store), digits)
