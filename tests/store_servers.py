@@ -5,6 +5,7 @@ ifGenerationMatch, which is added here as the store documents it: 0, there is no
 answers one request at a time, so that nothing comes between the look and the write. S3's is moto, in memory.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -90,6 +91,23 @@ class Store:
     def kill(self):
         self._process.kill()
         self._process.wait()
+
+
+@contextlib.contextmanager
+def reached(scheme, folder):
+    """A store that this process's own clients reach."""
+    from squeezenet_jax.system import buckets
+
+    store, before = Store(scheme, folder), dict(os.environ)
+    os.environ.update(store.environment)
+    buckets.connect.cache_clear()
+    try:
+        yield store
+    finally:
+        store.kill()
+        os.environ.clear()
+        os.environ.update(before)
+        buckets.connect.cache_clear()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A workdir in a bucket, of real servers on loopback: kills of the run and of the store, another machine, two starts."""
+"""A workdir in a bucket, of servers on loopback: kills of the run and of the store, another machine, two starts."""
 
 import json
 import os

@@ -11,7 +11,7 @@ pytest.importorskip("google.cloud.storage")
 pytest.importorskip("boto3")
 pytest.importorskip("moto")
 
-from store_servers import BUCKET, Store
+from store_servers import BUCKET, Store, reached
 
 from squeezenet_jax.runs.directory import RunDirectory
 from squeezenet_jax.system import buckets, lease, storage
@@ -21,15 +21,8 @@ from squeezenet_jax.system.errors import TryAgain, UserError
 @pytest.fixture(scope="module", params=["gs", "s3"])
 def store(request, tmp_path_factory):
     """A server, and this process's environment leading to it."""
-    store = Store(request.param, tmp_path_factory.mktemp("store"))
-    before = dict(os.environ)
-    os.environ.update(store.environment)
-    buckets.connect.cache_clear()
-    yield store
-    store.kill()
-    os.environ.clear()
-    os.environ.update(before)
-    buckets.connect.cache_clear()
+    with reached(request.param, tmp_path_factory.mktemp("store")) as store:
+        yield store
 
 
 @pytest.fixture
