@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import time
 
@@ -59,7 +60,7 @@ def test_a_run_in_a_bucket_that_was_killed_twenty_times_ends_as_if_it_had_not_be
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(timeout=rng.uniform(0, 4))
         else:
-            wait_until(lambda before=before: newest(bucket) > before, process)
+            wait_until(lambda before=before: newest(bucket) > before, process, pause=0.05)
             time.sleep(rng.uniform(0, 0.02 if moment == "steps" else 0.1))
         if store.scheme == "gs" and number % 5 == 4:  # the store too, in the middle of a run; its objects stay
             store.kill()
@@ -77,15 +78,19 @@ def test_a_run_in_a_bucket_that_was_killed_twenty_times_ends_as_if_it_had_not_be
 
 
 @pytest.mark.slow
-def test_of_two_starts_one_runs_and_one_that_was_stopped_for_long_leaves_in_one_line(digits, start, store):
+def test_a_process_that_was_stopped_until_another_had_its_lease_leaves_in_one_line(digits, start, store):
     bucket, workdir = buckets.connect(store.scheme, BUCKET), f"{store.root}/runs"
     first = start(workdir)
-    wait_until(lambda: newest(bucket) > 0, first)
-    second = start(workdir)
-    _, stderr = second.communicate(timeout=200)
-    if first.poll() is None:  # it is slow enough to have been found at it
-        assert second.returncode == 2
-        one_line(stderr.splitlines()[-1], "is being run by", f"process {first.pid}")
-    finish(first)
+    wait_until(lambda: newest(bucket) > 0, first, pause=0.05)
+    first.send_signal(signal.SIGSTOP)
+    second = start(workdir)  # which waits until nothing has been heard of the first for a minute
+    stdout, stderr = finish(second)
+    assert f"held by {os.uname().nodename}, process {first.pid}" in stderr and "resumed at step" in stdout
+    first.send_signal(signal.SIGCONT)
+    _, stderr = first.communicate(timeout=100)
+    assert first.returncode == os.EX_TEMPFAIL
+    one_line(stderr, f"{workdir}/{RUN}/lock: the lease of this process ended")
     assert newest(bucket) == TOTAL_STEPS
-    assert_same(brought(store), digits)
+    run = brought(store)
+    assert trainings.status(run) == "done"
+    assert_same(run, digits)

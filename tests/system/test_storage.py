@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from squeezenet_jax.system import storage
-from squeezenet_jax.system.errors import UserError
+from squeezenet_jax.system import storage, terminal
+from squeezenet_jax.system.errors import TryAgain, UserError
 
 
 @pytest.mark.parametrize("place", ["a/b", "~/runs", "~nobody_is_called_so/x", "hf:x", "a:b/c", "./gs:x", "", Path("a")])
@@ -48,3 +48,11 @@ def test_a_store_whose_client_is_not_installed_names_the_extra(scheme, module, m
 def test_what_needs_a_local_folder_refuses_a_bucket():
     with pytest.raises(UserError, match=r"^OUT: gs://bucket/x: is in a bucket; it must be a local folder$"):
         storage.local_only("gs://bucket/x", "OUT", "it must be a local folder")
+
+
+def test_what_can_be_tried_again_is_one_line_and_the_exit_code_that_says_so(capsys):
+    def main():
+        raise TryAgain("gs://bucket/x: cannot be reached for 180 s")
+
+    assert terminal.exit_code(main) == os.EX_TEMPFAIL
+    assert capsys.readouterr().err == "error: gs://bucket/x: cannot be reached for 180 s\n"
