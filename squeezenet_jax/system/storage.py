@@ -17,6 +17,7 @@ import os
 import queue
 import re
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -33,6 +34,7 @@ SCHEMES = ("gs", "s3")
 LAZY_SECONDS = 10.0  # between two uploads of a file that only grows
 WAITING = 4  # writes that may wait for their upload; a SqueezeNet's checkpoint is 15 MB
 AT_ONCE = 8  # downloads
+WORTH_SAYING = 100 << 20  # bytes to download
 LEASE = "lock"  # the object that says who runs a run; never copied
 PREFIX = "squeezenet_jax-"
 
@@ -70,10 +72,11 @@ def named(text: str) -> str:
     return text
 
 
-def fetch(path: Path, wanted: Callable[[str], bool] = lambda key: True) -> None:
+def fetch(path: Path, wanted: Callable[[str], bool] = lambda key: True, *, exact: bool = True) -> None:
     """Makes the copy at `path`, a file or a folder, what the bucket has, of what is `wanted`; nothing for a local path.
 
-    Files that are the same already stay. `TryAgain` where the bucket cannot be reached.
+    Files that are the same already stay; others go, if it is to be `exact`. `TryAgain` where the bucket cannot be
+    reached.
     """
     if (found := _split(path)) is None:
         return
@@ -93,30 +96,39 @@ def fetch(path: Path, wanted: Callable[[str], bool] = lambda key: True) -> None:
         status = local.stat() if local.exists() else None
         if status is None or status.st_size != entry.size or abs(status.st_mtime - entry.updated) > 1e-3:
             needed[name] = entry
-    if path.is_dir():
+    if exact and path.is_dir():
         for local in path.rglob("*"):
             name = local.relative_to(root).as_posix()
             if local.is_file() and name not in below and wanted(name):
                 local.unlink()
 
-    def bring(name: str) -> None:
-        local = root / name
-        local.parent.mkdir(parents=True, exist_ok=True)
-        part = local.with_name(f".{local.name}.{os.getpid()}")
-        with contextlib.suppress(FileNotFoundError):  # it was removed since it was listed
-            bucket.download(name, part)
-            os.utime(part, (needed[name].updated,) * 2)
-            part.replace(local)
+    if not needed:
+        return
+    if (size := sum(entry.size for entry in needed.values())) > WORTH_SAYING:
+        where = bucket.address(key)
+        print(f"fetching {len(needed):,} files, {size / 1e9:.1f} GB, from {where}", file=sys.stderr, flush=True)
 
-    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as executor:
-        for _ in executor.map(bring, needed):
-            pass
+    def bring(numbered: tuple[int, str]) -> None:
+        number, name = numbered
+        part, local = Path(parts) / str(number), root / name
+        bucket.download(name, part)
+        os.utime(part, (needed[name].updated,) * 2)
+        local.parent.mkdir(parents=True, exist_ok=True)
+        part.replace(local)
+
+    # Parts lie beside what is listed, on the same disk.
+    with tempfile.TemporaryDirectory(prefix=".parts-", dir=root.parent) as parts:
+        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as executor:
+            jobs = [executor.submit(bring, numbered) for numbered in enumerate(needed)]
+        for job in jobs:
+            with contextlib.suppress(FileNotFoundError):  # it was removed since it was listed
+                job.result()
 
 
 @functools.cache
 def fetch_once(path: Path, wanted: Callable[[str], bool] = lambda key: True) -> None:
-    """`fetch`, once in a process for the same arguments: what does not change while a program runs."""
-    fetch(path, wanted)
+    """`fetch` of what only grows, once in a process: what was made here, and has not gone up, stays."""
+    fetch(path, wanted, exact=False)
 
 
 def saved(path: Path, *, lazily: bool = False) -> None:
