@@ -6,8 +6,8 @@ import io
 import numpy as np
 import pytest
 
-pytest.importorskip("boto3")
-pytest.importorskip("moto")
+pytest.importorskip("google.cloud.storage")
+pytest.importorskip("gcp_storage_emulator")
 
 from PIL import Image
 from store_servers import BUCKET, reached
@@ -20,7 +20,7 @@ from squeezenet_jax.system import buckets, storage
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    with reached("s3", tmp_path_factory.mktemp("store")) as store:
+    with reached("gs", tmp_path_factory.mktemp("store")) as store:
         yield store
 
 
@@ -49,7 +49,7 @@ def test_a_dataset_that_is_prepared_into_a_bucket_is_read_from_it_elsewhere(stor
     assert main(["prepare", str(tmp_path / "flowers"), "--out", out]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f"wrote {out}/flowers/1.0.0\n") and f"--config.data.dir={out}" in printed
-    names = buckets.connect("s3", BUCKET).entries("data/")
+    names = buckets.connect("gs", BUCKET).entries("data/")
     assert not [name for name in names if "incomplete" in name or not name.startswith("data/flowers/1.0.0/")]
 
     forget(monkeypatch, tmp_path / "elsewhere")
@@ -57,7 +57,7 @@ def test_a_dataset_that_is_prepared_into_a_bucket_is_read_from_it_elsewhere(stor
         name="flowers", dir=out, num_classes=2, image_size=8, train_split="train", eval_split="validation"
     )
     assert catalog.info("flowers", out).splits == {"train": 12, "validation": 4}
-    there = tmp_path / "elsewhere" / "s3" / BUCKET / "data/flowers/1.0.0"
+    there = tmp_path / "elsewhere" / "gs" / BUCKET / "data/flowers/1.0.0"
     assert not list(there.glob("*array_record*"))  # to plan, the description is enough
     local = dataclasses.replace(data, name="folder", dir=str(tmp_path / "flowers"))
     ours, theirs = (sources.load(settings, "train_split") for settings in (data, local))

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("google.cloud.storage")
 pytest.importorskip("boto3")
 pytest.importorskip("moto")
+pytest.importorskip("gcp_storage_emulator")
 
 import trainings
 from store_servers import BUCKET, Store

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("google.cloud.storage")
 pytest.importorskip("boto3")
 pytest.importorskip("moto")
+pytest.importorskip("gcp_storage_emulator")
 
 from store_servers import BUCKET, Store, reached
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-pytest.importorskip("boto3")
-pytest.importorskip("moto")
+pytest.importorskip("google.cloud.storage")
+pytest.importorskip("gcp_storage_emulator")
 
 from store_servers import BUCKET, reached
 from weight_files import assert_same_params, tiny_weights
@@ -15,7 +15,7 @@ from squeezenet_jax.system import buckets, storage
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    with reached("s3", tmp_path_factory.mktemp("store")) as store:
+    with reached("gs", tmp_path_factory.mktemp("store")) as store:
         yield store
 
 
@@ -26,7 +26,7 @@ def test_weights_go_to_a_bucket_and_come_back(store, tmp_path, capsys):
     storage.expand(place).unlink()  # what comes is what the bucket has
     assert_same_params(weights.load(place).params, given.params)
     assert main(["convert", place, f"{store.root}/weights/again.safetensors"]) == 0
-    assert set(buckets.connect("s3", BUCKET).entries("weights/")) == {
+    assert set(buckets.connect("gs", BUCKET).entries("weights/")) == {
         "weights/tiny.safetensors",
         "weights/again.safetensors",
     }
