@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from squeezenet_jax.system.errors import TryAgain, UserError
 
-PATIENCE = 180.0  # seconds for which an operation is tried again while the network fails
+PATIENCE = 180.0  # seconds of a network that fails for which operations are tried again
 TIMEOUT = 20.0  # seconds without a byte
 ABSENT = "absent"  # the version of an object that is not there
 CHUNK = 1 << 20
@@ -57,6 +57,7 @@ class Bucket:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._failing: tuple[float, float] | None = None  # when the failures since the last success began, and ended
 
     def entries(self, prefix: str) -> dict[str, Entry]:
         """The objects whose keys begin with `prefix`."""
@@ -89,27 +90,36 @@ class Bucket:
         return f"{self.scheme}://{self.name}/{key}"
 
     def _patiently(self, key: str, action: Callable[[], T]) -> T:
-        began, noted = time.monotonic(), False
+        began, noted = time.monotonic(), False  # the operation; an outage began with whichever met it first
         for pause in itertools.chain((0.25, 0.5, 1.0, 2.0, 4.0), itertools.repeat(8.0)):
             try:
-                return action()
+                result = action()
+                self._failing = None
+                return result
             except self.failures as error:
                 if isinstance(error, OSError) and error.errno in OF_THE_DISK:
                     raise
                 answer = self._answer(error)
             if answer.status is not None and answer.status not in PASSING and answer.status < 500:
                 self._refuse(key, answer)
-            lasted = time.monotonic() - began
+            lasted = self._failing_for()
             if lasted + pause > PATIENCE:
                 raise TryAgain(
                     f"{self.address(key)}: cannot be reached for {lasted:.0f} s ({answer.reason}); "
                     "the same command continues once it can"
                 )
-            if not noted and lasted > 2:
+            if not noted and time.monotonic() - began > 2:
                 noted = True
                 print(f"note: {self.address(key)}: {answer.reason}; trying again", file=sys.stderr, flush=True)
             time.sleep(pause * random.uniform(0.5, 1.0))  # not all processes of a pod at the same moment
         raise AssertionError("unreachable")
+
+    def _failing_for(self) -> float:
+        """Seconds for which the store has not been reached, this failure included: who comes late waits no longer."""
+        now = time.monotonic()
+        since, latest = self._failing or (now, now)
+        self._failing = (since if now - latest < PATIENCE else now, now)
+        return now - self._failing[0]
 
     def _refuse(self, key: str, answer: Answer) -> NoReturn:
         if answer.status == 412:

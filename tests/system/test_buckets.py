@@ -126,6 +126,12 @@ def test_a_network_that_fails_for_a_while_delays_and_one_that_fails_for_long_end
             TryAgain, match=r"^gs://squeeze-bucket/failing/x: cannot be reached for .*; the same command"
         ):
             storage.saved(path)
+        monkeypatch.setattr(buckets, "PATIENCE", 30.0)
+        bucket._failing = (time.monotonic() - 30, time.monotonic())
+        began = time.monotonic()
+        with pytest.raises(TryAgain):  # of the same outage: its patience is over
+            bucket.entries("failing/")
+        assert time.monotonic() - began < 10
         with pytest.raises(TryAgain):  # nothing goes up any more: the order would have a hole
             storage.saved(path)
     finally:
