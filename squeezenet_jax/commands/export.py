@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     image = "x".join(map(str, (network.image_size, network.image_size, network.channels)))
     print(f"{image} images, preprocessing {loaded.preprocessing.name}, {network.num_classes} classes")
     for message in exported.unreadable:
-        print(f"left out: {message}", file=sys.stderr)
+        print(f"left out: {storage.named(message)}", file=sys.stderr)
     print(exported.difference if exported.cost is None else f"in float, {exported.difference}")
     if exported.cost:
         print(exported.cost)

@@ -101,6 +101,7 @@ class Bucket:
                     raise
                 answer = self._answer(error)
             if answer.status is not None and answer.status not in PASSING and answer.status < 500:
+                self._failing = None  # it was reached
                 self._refuse(key, answer)
             lasted = self._failing_for()
             if lasted + pause > PATIENCE:
