@@ -33,8 +33,8 @@ from squeezenet_jax.experiment import jobs, shares, slurm, sweep, tuning
 from squeezenet_jax.experiment import plan as planning
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.report import wording
-from squeezenet_jax.runs.directory import read_json
-from squeezenet_jax.system import processes
+from squeezenet_jax.runs.directory import fetch_runs, read_json
+from squeezenet_jax.system import processes, storage
 from squeezenet_jax.system.errors import UserError, check_choice, unknown
 
 try:  # it reads --flagfile, and the file there, as soon as it is defined
@@ -72,7 +72,9 @@ def main(argv: list[str]) -> int:
         print(f"{__doc__}\n{flags.FLAGS.main_module_help()}\n\n{settings_help(argv)}")
         return 0
     asked = parse(argv)
-    workdir = Path(WORKDIR.value or asked.default_workdir).expanduser()
+    workdir = storage.expand(WORKDIR.value or asked.default_workdir, "--workdir")
+    if not LIST.value:
+        fetch_runs(workdir)
     whole = asked.plan(recorded=recorded_config(workdir) if REPORT.value else None)
     tuned = asked.tuning(whole)
     whole = (tuned.trials if TRIALS.value else tuned.sweep) if tuned else whole
@@ -85,6 +87,11 @@ def main(argv: list[str]) -> int:
     if at_a_time != 1 and (on_slurm or (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value) != (None,) * 3):
         with_ = "--launcher slurm, which runs all at a time" if on_slurm else "--coordinator and its like"
         raise UserError(f"--jobs: is for one process on one machine, not for {with_}")
+    place = WORKDIR.value or asked.default_workdir
+    if on_slurm:
+        storage.local_only(place, "--workdir", "Slurm's nodes need a shared folder")
+    if at_a_time != 1:
+        storage.local_only(place, "--workdir", "--jobs needs a folder of this machine")
     stop = StopRequest()
     out = cast(IO[str], terminal.Pipe(sys.stdout, stop.request))
     console = Console(file=out, width=terminal.columns(sys.stdout))
@@ -146,6 +153,7 @@ def exit_code(statuses: Sequence[str]) -> int:
 
 def show_comparison(plan: planning.Plan, workdir: Path, console: Console) -> None:
     """Compares what is in the workdir: writes the report and prints its table."""
+    fetch_runs(workdir)  # what others that share it have done
     comparison = sweep.compare(plan, workdir)
     report.write(comparison, workdir)
     report.print_table(comparison, console)

@@ -13,7 +13,7 @@ ORDER = ["system", "network", "settings", "data", "runs", "weights", "compress",
 ORDER += ["experiment", "commands", "__init__", "__main__"]
 STANDARD_LIBRARY_ONLY = ["__init__", "settings", "network.architecture", "network.memory", "network.trace"]
 STANDARD_LIBRARY_ONLY += [f"system.{name}" for name in ("atomic", "cores", "errors", "fields", "malloc", "nested")]
-STANDARD_LIBRARY_ONLY += ["system.randomness"]
+STANDARD_LIBRARY_ONLY += ["system.randomness", "system.storage", "system.lease", "system.buckets"]
 
 
 def modules():

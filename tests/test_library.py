@@ -92,6 +92,8 @@ def test_dependencies_stand_in_requirements_files_only():
         "export": "requirements-export.txt",
         "slurm": "requirements-slurm.txt",
         "hub": "requirements-hub.txt",
+        "gcs": "requirements-gcs.txt",
+        "s3": "requirements-s3.txt",
         "dev": "requirements-checks.txt",
     }
     for file in files.values():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from squeezenet_jax.network import memory
 from squeezenet_jax.network.trace import Layer
+from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,11 +31,24 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
 
 
 def path_of(text: str) -> Path:
-    """A path as a person writes it: a shell leaves the ~ of `folder:~/photos` and of `--labels=~/names` alone."""
+    """A path as a person writes it: a shell leaves the ~ of `folder:~/photos` and of `--labels=~/names` alone.
+
+    What lies in a bucket is copied first. `UserError`, which begins with the text, where that is not possible.
+    """
     try:
-        return Path(text).expanduser()
-    except RuntimeError:  # nobody's home: then it is a file's name
-        return Path(text)
+        path = storage.expand(text)
+        storage.fetch(path)
+    except UserError as error:
+        raise UserError(f"{text}: {error}") from None
+    return path
+
+
+def out_path(text: str) -> Path:
+    """`path_of` for argparse, which shows no other error's text."""
+    try:
+        return path_of(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def load_weights(path: str, args: argparse.Namespace) -> "Weights":

@@ -26,7 +26,7 @@ UNITS = {"": 1, "k": 1000, "m": 1_000_000}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="WEIGHTS", help="any file or run that `convert` reads")
-    parser.add_argument("out", metavar="OUT", type=arguments.path_of, help=".sqz, or .net for Caffe's v1.0")
+    parser.add_argument("out", metavar="OUT", type=arguments.out_path, help=".sqz, or .net for Caffe's v1.0")
     parser.add_argument(
         "--bits", type=int, metavar="N", help="2**N different weights in a layer, by k-means, without images: 2 to 8"
     )
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--bytes", metavar="SIZE", help="of OUT, at most: 320k is 320,000; needs --calibrate")
     parser.add_argument(
-        "--calibrate", metavar="DIR", type=arguments.path_of, help="images of the network's kind, without labels"
+        "--calibrate", metavar="DIR", type=arguments.out_path, help="images of the network's kind, without labels"
     )
     arguments.add_labels_option(parser, "class names to put into OUT, one a line")
     arguments.add_reading_options(parser)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from squeezenet_jax.commands import arguments
+from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     top5 = "–" if result["top5"] is None else f"{100 * result['top5']:.2f} %"
     print(f"top-1 {100 * result['top1']:.2f} %, top-5 {top5} of {result['count']} images")
     for message in (*unreadable, *examples.ignored):
-        print(f"left out: {message}", file=sys.stderr)
+        print(f"left out: {storage.named(message)}", file=sys.stderr)
     if left_out := len(unreadable) + len(examples.ignored):
         print(f"left out in all: {left_out:,}", file=sys.stderr)
     return 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from squeezenet_jax.commands import arguments
 from squeezenet_jax.network.trace import count
+from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "out",
         metavar="OUT",
-        type=arguments.path_of,
+        type=arguments.out_path,
         help="a path that ends in .onnx, .stablehlo or .tflite; of --format hub, a new or an empty folder",
     )
     parser.add_argument(
@@ -75,11 +76,12 @@ def run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     exported = export.export(network, args.out, opset=args.opset, int8=int8)
     seconds = time.perf_counter() - start
-    print(f"{args.weights} -> {exported.path}: {exported.size:,} bytes, written and verified in {seconds:.1f} s")
+    out = storage.named(str(exported.path))
+    print(f"{args.weights} -> {out}: {exported.size:,} bytes, written and verified in {seconds:.1f} s")
     image = "x".join(map(str, (network.image_size, network.image_size, network.channels)))
     print(f"{image} images, preprocessing {loaded.preprocessing.name}, {network.num_classes} classes")
     for message in exported.unreadable:
-        print(f"left out: {message}", file=sys.stderr)
+        print(f"left out: {storage.named(message)}", file=sys.stderr)
     print(exported.difference if exported.cost is None else f"in float, {exported.difference}")
     if exported.cost:
         print(exported.cost)
@@ -121,6 +123,7 @@ def _run_hub(args: argparse.Namespace) -> int:
     for option in ("opset", "image_size", "int8", "calibrate", *INT8_OPTIONS):
         if getattr(args, option) is not None:
             raise UserError(f"--{option.replace('_', '-')}: is not for --format hub")
+    storage.local_only(storage.named(str(args.out)), "OUT", "with --format hub it must be a local folder")
     hub.check_out(args.out)
     loaded = arguments.load_weights(args.weights, args)
     loaded = dataclasses.replace(loaded, labels=arguments.labels_of(args, loaded))

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from squeezenet_jax.commands import arguments
-from squeezenet_jax.system import atomic
+from squeezenet_jax.system import atomic, storage
 from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     rows = [_row(path, logits_K, labels, args.top) for path, logits_K in zip(names, logits_NK, strict=True)]
     print(json.dumps(rows, indent=2) if args.format == "json" else _table(rows))
     for message in bad:
-        print(f"left out: {message}", file=sys.stderr)
+        print(f"left out: {storage.named(message)}", file=sys.stderr)
     return 1 if bad else 0
 
 

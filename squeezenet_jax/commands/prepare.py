@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from squeezenet_jax.commands import arguments
+from squeezenet_jax.system import storage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    out = storage.cached(args.out, "--out")
     try:
         from rich.console import Console
 
@@ -40,25 +42,26 @@ def run(args: argparse.Namespace) -> int:
         with Bar(Console(stderr=True)) as bar:
             prepared = prepare(
                 arguments.path_of(args.source),
-                arguments.path_of(args.out),
+                out,
                 bar,
                 short_side=args.short_side,
                 name=args.name,
             )
+        if storage.is_remote(out):
+            storage.publish(prepared.directory)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues from here", file=sys.stderr)
         return INTERRUPTED
     if prepared.was_there:
-        print(f"{prepared.directory} is there already, complete")
+        print(f"{storage.named(str(prepared.directory))} is there already, complete")
     else:
-        print(f"wrote {prepared.directory}")
+        print(f"wrote {storage.named(str(prepared.directory))}")
     for split, size in prepared.sizes.items():
         print(f"{split}: {size:,} images")
     print(f"{prepared.num_classes:,} classes, {len(prepared.unreadable):,} unreadable files left out")
     if prepared.ignored:
         print(f"{prepared.ignored:,} ignored: hidden, in no class folder, or no file")
-    out = shlex.quote(str(args.out))
-    print(f"use it with: --config.data.name={prepared.name} --config.data.dir={out}")
+    print(f"use it with: --config.data.name={prepared.name} --config.data.dir={shlex.quote(str(args.out))}")
     for what, lines, name in (
         ("left out", prepared.unreadable, "unreadable.txt"),
         ("ignored", prepared.ignored_names, "ignored.txt"),

@@ -23,11 +23,14 @@ def run(args: argparse.Namespace) -> int:
 
     from squeezenet_jax import report
     from squeezenet_jax.experiment import workdirs
-    from squeezenet_jax.system import terminal
+    from squeezenet_jax.runs.directory import fetch_runs
+    from squeezenet_jax.system import storage, terminal
 
     if len(args.workdirs) > 1 and not args.out:
         raise UserError("--out: is missing; a report of several workdirs belongs to none of them")
-    paths = [path_of(text) for text in args.workdirs]
+    paths = [storage.expand(text, "WORKDIR") for text in args.workdirs]
+    for path in paths:
+        fetch_runs(path)
     out = path_of(args.out) if args.out else paths[0]
     comparisons, notes = workdirs.compare(paths, args.baseline)
     out.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from squeezenet_jax.compress import activations, rounding, sensitivity
 from squeezenet_jax.compress.activations import Moments
 from squeezenet_jax.data import archives
 from squeezenet_jax.network.trace import IMAGE, Layer
+from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import Weights, flatten
 from squeezenet_jax.weights.formats import compressed
@@ -110,7 +111,9 @@ def _read(images: str | Path | Sequence[str | Path], weights: Weights, report: C
     """float32 [N, H, W, C], as the network takes them. Of a folder, what is no image is left out, with a line."""
     whole_folder = isinstance(images, str | Path)
     if isinstance(images, str | Path):
-        paths = images_below(Path(images).expanduser())
+        folder = storage.expand(images, "images")
+        storage.fetch(folder)
+        paths = images_below(folder)
     else:
         paths = [Path(path) for path in images]
     read = []

@@ -10,6 +10,7 @@ from typing import Any
 
 from squeezenet_jax.data import folder, layouts
 from squeezenet_jax.settings import DataSettings
+from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import UserError, unknown
 
 FOLDER = "folder"  # the data.name of images in class folders below data.dir
@@ -60,9 +61,24 @@ def info(name: str, data_dir: str) -> DatasetInfo:
 
 def tfds_directory(name: str, data_dir: str) -> Path | None:
     """The newest version of a dataset (`name`, or `name/config`) below TFDS's directory; None where there is none."""
-    versions = (Path(data_dir).expanduser() / name).glob("*.*.*/features.json")
+    base = _local(data_dir)
+    storage.fetch_once(base / name, _describes)
+    versions = (base / name).glob("*.*.*/features.json")
     by_number = {tuple(map(int, path.parent.name.split("."))): path.parent for path in versions if _is_version(path)}
     return by_number[max(by_number)] if by_number else None
+
+
+def fetch_records(directory: Path) -> None:
+    """Brings what a version in a bucket holds beside its description, once a process; it stays on this disk."""
+    storage.fetch_once(directory)
+
+
+def _local(data_dir: str) -> Path:
+    return storage.cached(data_dir, "data.dir")
+
+
+def _describes(key: str) -> bool:
+    return key.endswith((".json", ".txt"))
 
 
 def _is_version(features: Path) -> bool:
@@ -70,7 +86,7 @@ def _is_version(features: Path) -> bool:
 
 
 def _tfds_names(data_dir: str) -> list[str]:
-    base = Path(data_dir).expanduser()
+    base = _local(data_dir)
     found = [*base.glob("*/*.*.*/features.json"), *base.glob("*/*/*.*.*/features.json")]
     return sorted({str(path.parents[1].relative_to(base)) for path in found})
 

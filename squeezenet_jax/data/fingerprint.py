@@ -36,6 +36,7 @@ def _facts(data: DataSettings, found: catalog.DatasetInfo, split: str) -> Iterab
     yield repr((data.name, split, found))
     directory = catalog.tfds_directory(data.name, data.dir)
     if directory is not None:
+        catalog.fetch_records(directory)
         for path in sorted(directory.iterdir()):
             if path.suffix in (".json", ".txt") and path.name != "unreadable.txt":
                 yield f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"

@@ -6,19 +6,20 @@ Classes, splits and order are those of `prepare`, so a folder and the data set m
 import dataclasses
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 
 from squeezenet_jax.data import archives, layouts
 from squeezenet_jax.data.images import decoding
 from squeezenet_jax.data.images.decoding import Undecodable
 from squeezenet_jax.data.layouts import Collection, Item
+from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import UserError
 
 
 @functools.lru_cache(maxsize=2)  # a plan asks for it several times
 def scan(directory: str) -> Collection:
     """Lists the images below `directory`. Raises `UserError` where it does not hold split and class folders."""
-    root = Path(directory).expanduser()
+    root = storage.cached(directory, "data.dir")
+    storage.fetch(root)
     if not root.is_dir():
         raise UserError(f"data.dir: {directory or '(empty)'} is no folder; allowed: one that has {layouts.ALLOWED}")
     try:

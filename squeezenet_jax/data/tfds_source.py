@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 from google.protobuf import json_format
 
 from squeezenet_jax.data import catalog, tfds_builders
+from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import UserError
 
 LABELS_BYTES, LABELS_AT_A_TIME = 2 << 30, 256  # no more than the first epoch reads soon; records
@@ -37,7 +38,7 @@ def prepared(name: str, data_dir: str) -> Path:
       UserError: it is not there, or whatever `tfds_builders.prepare_fashion_mnist` raises.
     """
     catalog.info(name, data_dir)  # an unknown name is refused as such
-    base = Path(data_dir).expanduser()
+    base = storage.cached(data_dir, "data.dir")
     directory = catalog.tfds_directory(name, data_dir)
     if directory is None and name == tfds_builders.FashionMnist.name:
         print(f"preparing {name} in {base} (once)", file=sys.stderr, flush=True)
@@ -49,6 +50,7 @@ def prepared(name: str, data_dir: str) -> Path:
             f"data.dir: {base} has no {name}; prepare it there: python -m squeezenet_jax prepare SOURCE --name {name} "
             f"--out {base}"
         )
+    catalog.fetch_records(directory)
     return directory
 
 

@@ -22,7 +22,7 @@ from squeezenet_jax.experiment.plan import Plan, PlannedRun, flatten
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.runs.directory import FINISHED, RunDirectory, read_json, write_json, write_text
 from squeezenet_jax.system import processes
-from squeezenet_jax.system.errors import UserError
+from squeezenet_jax.system.errors import TryAgain, UserError
 
 # Settings that say where inputs lie; what they hold is compared instead.
 SPELLINGS = {*settings.PLACES, "model.init_from"}
@@ -124,6 +124,8 @@ def run_one(
     except (UserError, OSError) as error:  # wrong input, or a disk that is full or gone: the others would fail alike
         with contextlib.suppress(OSError):
             directory.write_status("failed", str(error))
+        raise
+    except TryAgain:  # the run goes on where the network, or who has its lease now, lets it
         raise
     except Exception as error:
         write_text(directory.path / "error.txt", traceback.format_exc())

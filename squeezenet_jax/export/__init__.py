@@ -18,7 +18,7 @@ from typing import Any
 from squeezenet_jax.export.int8 import Cost, Int8, judge, pictures_in
 from squeezenet_jax.export.network import Network, from_weights
 from squeezenet_jax.export.verify import Difference, verify
-from squeezenet_jax.system import atomic
+from squeezenet_jax.system import atomic, storage
 from squeezenet_jax.system.errors import UserError, check_choice
 from squeezenet_jax.weights.bundle import Weights
 
@@ -65,7 +65,7 @@ def export(network: Network, out: Path, *, opset: int | None = None, int8: Int8 
     Raises `UserError`: unknown suffix, missing package, wrong opset, too small images, a file that computes something
     else than the flax model, or in int8 answers too much worse.
     """
-    out = Path(os.path.expanduser(out))
+    out = storage.expand(out, "OUT")
     suffix = check_out(out, opset, is_int8=int8 is not None)
     file_format = load_format(suffix)
     quantizer = load_format(suffix, INT8_FORMATS) if int8 else None
@@ -93,7 +93,7 @@ def export(network: Network, out: Path, *, opset: int | None = None, int8: Int8 
 
 def check_out(out: Path, opset: int | None = None, *, is_int8: bool = False) -> str:
     """The suffix of `out`, known to be a format's; `UserError` for whatever can be refused without converting."""
-    out = Path(os.path.expanduser(out))
+    out = storage.expand(out, "OUT")
     suffix = check_choice(f"OUT {out}: suffix", out.suffix.lower(), INT8_FORMATS if is_int8 else FORMATS)
     if opset is not None and suffix != ".onnx":
         raise UserError(f"opset: {opset} is not allowed; only .onnx has one, and this is a {suffix} file")

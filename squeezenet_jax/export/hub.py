@@ -21,7 +21,7 @@ from squeezenet_jax import settings, weights
 from squeezenet_jax.data import catalog
 from squeezenet_jax.export import model_card
 from squeezenet_jax.runs.directory import RunDirectory
-from squeezenet_jax.system import atomic
+from squeezenet_jax.system import atomic, storage
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import Weights, flatten
 from squeezenet_jax.weights.formats import metadata, safetensors_file
@@ -38,9 +38,9 @@ def export_hub(path: str | os.PathLike[str], source: Weights, run: str | os.Path
 
     Example: `export_hub("bypass-digits", load(run), run)`. Raises `UserError` where the folder cannot be written.
     """
-    out = Path(os.path.realpath(os.path.expanduser(path)))
+    out = Path(os.path.realpath(storage.local_only(path, "OUT", "with --format hub it must be a local folder")))
     check_out(out)
-    trained = None if run is None else read_run(Path(os.path.expanduser(run)), source)
+    trained = None if run is None else read_run(storage.expand(run, "run"), source)
     scratch = out.with_name(f".{out.name}.{platform.node()}.{os.getpid()}")
     try:
         scratch.mkdir()

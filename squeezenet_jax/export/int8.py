@@ -16,6 +16,7 @@ import numpy as np
 
 from squeezenet_jax.data import archives, layouts
 from squeezenet_jax.export.verify import Run
+from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import UserError, check_choice
 from squeezenet_jax.training import objective
 from squeezenet_jax.weights import classes
@@ -132,7 +133,8 @@ def pictures_in(folder: str | os.PathLike[str], weights: Weights, *, by_position
 
     Raises `UserError` where there is none.
     """
-    folder = Path(os.path.expanduser(folder))
+    folder = storage.expand(folder, "--calibrate")
+    storage.fetch(folder)
     where = archives.printable(str(folder))
     paths = images_below(folder)
     found = layouts.class_folders(folder)

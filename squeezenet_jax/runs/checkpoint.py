@@ -20,7 +20,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from squeezenet_jax.system import atomic
+from squeezenet_jax.system import atomic, storage
 from squeezenet_jax.system.errors import UserError
 
 Arrays = dict[str, np.ndarray]  # by path: "params/fire2/squeeze1x1/kernel"
@@ -45,7 +45,9 @@ class Checkpoints:
         self._path.mkdir(parents=True, exist_ok=True)
         atomic.write(self._path / f"{step}.safetensors", _encode(_named(jax.device_get(state))))
         for old in steps(self._path)[: -self._keep]:
-            (self._path / f"{old}.safetensors").unlink()
+            path = self._path / f"{old}.safetensors"
+            path.unlink()
+            storage.removed(path)
 
     def restore_newest(self, like: Any, notice: Callable[[str], None]) -> Any | None:
         """The newest readable state as a tree of NumPy arrays like `like`; None where there is none.
@@ -64,6 +66,8 @@ class Checkpoints:
             except Unreadable as error:
                 aside = path.with_suffix(".unreadable")
                 path.rename(aside)
+                storage.saved(aside)
+                storage.removed(path)
                 notice(f"checkpoint {step} is unreadable ({error}); moved to {aside}")
             else:
                 return _unnamed(arrays, like, path)

@@ -21,12 +21,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from squeezenet_jax.system import atomic
+from squeezenet_jax.system import atomic, storage
 from squeezenet_jax.system.errors import UserError
 
 FINISHED = ("done", "stalled", "diverged")  # statuses that starting again does not change
 COMPRESSED = "network.sqz"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ml-collections", "tensorflow-datasets", "pillow", "simplejpeg")
+
+
+def fetch_runs(workdir: Path) -> None:
+    """Brings a workdir in a bucket here, but for checkpoints, which a run fetches when it is resumed."""
+    storage.fetch(workdir, lambda key: "/checkpoints/" not in key)
 
 
 class RunDirectory:
@@ -49,8 +54,15 @@ class RunDirectory:
     def lock(self) -> Iterator[str | None]:
         """Holds the run for this process; yields None, or who holds it already ("host, process 17").
 
-        The system releases it when the process ends, however it ends.
+        The system releases it when the process ends, however it ends. In a bucket it is a lease, and what the bucket
+        has of the run is here once it is held.
         """
+        if storage.is_remote(self.path):
+            with storage.lent(self.path) as holder:
+                if holder is None:
+                    storage.fetch(self.path)
+                yield holder
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("a+") as file:
             try:
@@ -73,6 +85,8 @@ class RunDirectory:
 
     def is_held(self) -> bool:
         """Whether a process runs it; also where the file system does not tell."""
+        if storage.is_remote(self.path):
+            return storage.is_lent(self.path)
         try:
             with (self.path / "lock").open() as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -91,7 +105,7 @@ class RunDirectory:
         return read_json(self.path / "status.json") or {}
 
     def write_status(self, status: str, message: str = "") -> None:
-        write_json(self.path / "status.json", {"status": status, "message": message})
+        write_json(self.path / "status.json", {"status": status, "message": storage.named(message)})
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         path = self.path / "metrics.jsonl"
@@ -101,6 +115,7 @@ class RunDirectory:
         except OSError as error:
             error.filename = str(path)  # a full disk names none
             raise
+        storage.saved(path, lazily=True)
 
     def add_unreadable(self, *names: str) -> None:
         """Keeps the names of images that could not be read, each once over all starts of the run."""

@@ -8,6 +8,8 @@ import re
 import stat
 from pathlib import Path
 
+from squeezenet_jax.system import storage
+
 MAX_NAME = 255  # bytes, of Linux's and macOS's file systems
 
 
@@ -17,6 +19,8 @@ def write(path: Path, content: bytes) -> None:
     A symbolic link stays, what it points to is replaced; the file keeps its permissions; a device or a pipe is written
     to. Until then the content has no name or, where the file system knows no such files, `.<name>.<host>.<process>`
     beside the file, because hosts may share the folder.
+
+    The copy of a place in a bucket is sent there, too (`storage.saved`).
 
     Raises:
       OSError: the disk is full or read-only, the name is too long; it names `path`.
@@ -31,6 +35,7 @@ def write(path: Path, content: bytes) -> None:
     except OSError as error:
         error.filename, error.filename2 = str(path), None  # a full disk names none, a rename the scratch file
         raise
+    storage.saved(path)
 
 
 def remove_left_over(folder: Path) -> None:

@@ -12,6 +12,13 @@ class UserError(ValueError):
     """Wrong input; its text is one line, fit to be shown to the person who gave it."""
 
 
+class TryAgain(Exception):
+    """Nothing is wrong with the input, but the network, or another process, is in the way; its text is one line.
+
+    The programs print it and exit with 75 (EX_TEMPFAIL): the same command continues later.
+    """
+
+
 def shown(value: object, most: int = 80) -> str:
     """A value for an error line: short and printable, whatever a file has put into it."""
     text = repr(value)[1:-1] if isinstance(value, str) else str(value)

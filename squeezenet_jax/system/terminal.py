@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable
 from typing import IO, Any
 
-from squeezenet_jax.system.errors import UserError
+from squeezenet_jax.system import storage
+from squeezenet_jax.system.errors import TryAgain, UserError
 
-WRONG_INPUT, INTERRUPTED = 2, 130  # exit codes; the second as a shell has it for Ctrl-C
+WRONG_INPUT, TEMPORARY, INTERRUPTED = 2, 75, 130  # exit codes; the last as a shell has it for Ctrl-C
 PIPE_COLUMNS = 200  # a file or another program has no width, and nothing should be cut for it
 # What jax says, as it is imported, of a JAX_... variable whose value it does not know.
 JAX_VARIABLE = re.compile(r"for JAX flag jax_|for environment '?JAX_")
@@ -52,7 +53,7 @@ class Pipe:
         self._stream, self._on_closed = stream, on_closed
 
     def write(self, text: str) -> int:
-        return self._try(lambda: self._stream.write(text)) or len(text)
+        return self._try(lambda: self._stream.write(storage.named(text))) or len(text)
 
     def flush(self) -> None:
         self._try(self._stream.flush)
@@ -105,6 +106,7 @@ def exit_code(main: Callable[[], int]) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = main()
+        storage.drain()
         sys.stdout.flush()
     except BrokenPipeError:
         discard(sys.stdout)
@@ -114,6 +116,8 @@ def exit_code(main: Callable[[], int]) -> int:
         return INTERRUPTED
     except UserError as error:
         return _refused(str(error))
+    except TryAgain as error:
+        return _refused(str(error), TEMPORARY)
     except OSError as error:
         return _refused(f"{error.filename or 'input or output'}: {error.strerror or error}")
     except ValueError as error:
@@ -123,6 +127,6 @@ def exit_code(main: Callable[[], int]) -> int:
     return code
 
 
-def _refused(reason: str) -> int:
-    print(f"error: {reason}", file=sys.stderr)
-    return WRONG_INPUT
+def _refused(reason: str, code: int = WRONG_INPUT) -> int:
+    print(f"error: {storage.named(reason)}", file=sys.stderr)
+    return code

@@ -23,7 +23,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from squeezenet_jax.system import atomic
+from squeezenet_jax.system import atomic, storage
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import named
 from squeezenet_jax.weights.bundle import (
@@ -112,7 +112,10 @@ def load(
 def locate(path: str | os.PathLike[str]) -> named.Found:
     """Where weights lie: what has a name is downloaded first, unless it is here; a `Path` is never a name."""
     found = named.find(path, SUFFIXES) if isinstance(path, str) else None
-    return found or named.Found(Path(os.path.expanduser(path)), "", None)
+    if found is None:
+        found = named.Found(storage.expand(path), "", None)
+        storage.fetch(found.path)
+    return found
 
 
 def save(path: str | os.PathLike[str], weights: Weights, layout: str = "squeezenet_jax") -> None:
@@ -123,7 +126,7 @@ def save(path: str | os.PathLike[str], weights: Weights, layout: str = "squeezen
     - .net, the authors' Deep Compression file: v1.0 of Caffe's with at most 255 different weights in a layer; it has no
       room for class names and origin.
     """
-    path = Path(os.path.expanduser(path))
+    path = storage.expand(path, "path")
     check_suffix(path, layout)
     try:
         if writer := WRITERS.get(path.suffix.lower()):
@@ -149,7 +152,8 @@ def check_suffix(path: Path, layout: str = LAYOUTS[0]) -> None:
 
 def read_labels(path: str | os.PathLike[str], field: str = "labels") -> tuple[str, ...]:
     """Class names from a file with one a line, in class order. `UserError`, which begins with `field`, otherwise."""
-    path = Path(os.path.expanduser(path))
+    path = storage.expand(path, field)
+    storage.fetch(path)
     try:
         if not path.is_file() or path.stat().st_size > MAX_LABELS_BYTES:
             raise UserError(f"{field}: {path} is not a file of class names")
