@@ -175,7 +175,7 @@ COLUMNS = (
         _as_dict("delta_images"),
         _interval_of("delta_images"),
         lambda comparison: (
-            "Δ, other images: 95 % interval of what these runs would score on other test images of the kind (paired "
+            "Δ, other images: 95 % interval of the difference that these runs would have on other such images (paired "
             "bootstrap)."
         ),
         detail=True,
