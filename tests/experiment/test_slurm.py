@@ -394,6 +394,22 @@ def test_a_run_that_fails_is_a_failed_task_with_its_output_in_the_log(ask, clust
     assert "bypass=none,seed=0: launch.py ended with 2" in log.read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_tuned_sweep_is_two_arrays_of_which_the_second_waits_for_the_first(ask, cluster, tmp_path):
+    args = [*ON_SLURM, *as_flags(SHRUNK), "--tune", "--grid", "optimizer.peak_lr=0.001,0.9", "--workdir", str(tmp_path)]
+    args += ["--only", "bypass=none,seed=0", "--slurm", "partition=gpu,time=30,gpus=1,cpus=1"]
+    result = launch(*args, env=cluster | {"JAX_NUM_CPU_DEVICES": "1"})
+    assert result.returncode == 0, result.stderr
+    trials, runs = (part.split(":")[0] for part in result.stdout.split("submitted job ")[1:])
+    assert f"afterany:{trials}" in ask("scontrol", "show", "job", runs)
+    logs = lambda: "\n".join(log.read_text()[-3000:] for log in tmp_path.glob("**/*_log.*"))  # noqa: E731
+    wait_until(lambda: not ask("squeue", "--noheader"), 200, logs)
+    assert json.loads((tmp_path / "bypass=none,seed=0" / "status.json").read_text())["status"] in ("done", "stalled")
+    assert json.loads((tmp_path / "tuning.json").read_text())["settings"].keys() == {"bypass=none"}
+    assert "nothing to submit" in launch(*args, env=cluster).stdout
+
+
 def test_what_sbatch_refuses_is_one_line(ask, cluster, tmp_path):
     result = launch(*ON_SLURM, "--slurm", "partition=no", "--workdir", str(tmp_path / "runs"), env=cluster)
     assert (result.returncode, result.stdout) == (2, "")

@@ -219,6 +219,7 @@ def test_on_slurm_the_sweep_is_an_array_that_waits_for_that_of_its_trials(traine
     plan, arrays, queue = tuned(grid=[f"{RATE}=0.001,0.004"]), [], set()
 
     def submit_array(task, runs, options, logs, checkout, name, after):
+        logs.mkdir(parents=True, exist_ok=True)
         arrays.append((task.command, list(runs), after))
         ids = [f"{len(arrays)}_{number}" for number in range(len(runs))]
         queue.update(ids)
