@@ -25,6 +25,7 @@ from squeezenet_jax.data import catalog
 from squeezenet_jax.experiment import grids, results, slurm, sweep
 from squeezenet_jax.experiment import plan as planning
 from squeezenet_jax.experiment.plan import SEED, Plan, PlannedRun, flatten
+from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.runs.directory import FINISHED, RunDirectory, read_json, write_json
 from squeezenet_jax.settings import DataSettings
 from squeezenet_jax.system import processes
@@ -114,27 +115,35 @@ class Tuning:
     def comparable(self, workdir: Path) -> list[tuple[Plan, Path]]:
         """What can be compared by now, and where it lies: the trials, and the sweep once something is chosen."""
         choices = self.decide(workdir)
-        tried = [(self.trials, workdir / TRIALS)]
+        try:
+            tried = [(self.trials, workdir / TRIALS)]
+        except UserError:  # their images are gone
+            if not choices:
+                raise
+            tried = []
         return [*tried, (self.with_choices(self.sweep, choices), workdir)] if choices else tried
 
-    def run(self, part: Plan, workdir: Path, *how: Any) -> list[str]:
+    def run(self, part: Plan, workdir: Path, progress: Progress, *how: Any, **more: Any) -> list[str]:
         """`sweep.run` of the trials that `part` needs, then, as they decide, of `part`; returns the statuses of what
         was run last: trials that are not finished end it.
 
         `part` may also be a part of the trials, which is then all that is run.
         """
-        sweep.claim(self.sweep, workdir)
         trials, only_trials = self.trials_of(part), is_trial(part.runs[0])
+        sweep.claim(self.sweep, workdir)
+        sweep.check_inputs(trials, workdir / TRIALS)
         needed = {run.tuning["trial_of"] for run in trials.runs}
         choices = processes.from_main(self.decide(workdir))
         if only_trials or not needed <= choices.keys():
-            statuses = sweep.run(trials, workdir / TRIALS, *how)
+            statuses = sweep.run(trials, workdir / TRIALS, progress, *how, **more)
             choices = processes.from_main(self.decide(workdir))
             if only_trials:
                 return statuses
             if not needed <= choices.keys():  # stopped, failed, or run by another start: to be started again
+                for number, run in enumerate(part.runs, start=1):
+                    progress.skip(run.name, number, len(part.runs), "waits until the trials are finished")
                 return ["preempted" if status == "running" else status for status in statuses]
-        return sweep.run(self.with_choices(part, choices), workdir, *how)
+        return sweep.run(self.with_choices(part, choices), workdir, progress, *how, **more)
 
     def submit(
         self, part: Plan, workdir: Path, options: slurm.Options, launcher: Path, arguments: Sequence[str]
