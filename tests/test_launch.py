@@ -61,6 +61,7 @@ BYPASS = "experiments/bypass.py"
         (["--config", BYPASS, "--config.data.num_classes=100"], ["data.num_classes: 100", "digits", "10"]),
         (["--config", BYPASS, "--only", "bypass=simpel"], ["--only bypass", "none, simple, complex", '"simple"']),
         (["--config", BYPASS, "--wrokdir", "x"], ["wrokdir", "workdir"]),
+        (["--config", BYPASS, "--trials"], ["--trials: is for --tune only"]),
         (["--config", BYPASS, "stray"], ["stray"]),
         (["--config", BYPASS, "--config.train.batch_size=33"], ["train.batch_size: 33", "multiple of the 8 devices"]),
         (["--config", BYPASS, "--config.model.init_from=no.safetensors"], ["no.safetensors", "no such file"]),
@@ -248,6 +249,14 @@ def test_it_works_from_any_folder(tmp_path):
     result = launch("--config", BYPASS, "--list", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "bypass=complex,seed=2" in result.stdout
+
+
+def test_the_trials_of_a_tuned_sweep_are_listed_before_it():
+    result = launch("--config", BYPASS, "--tune", "--list", "--only", "bypass=simple,seed=1")
+    assert result.returncode == 0, result.stderr
+    names = [line[1:].split(line[0])[0].strip() for line in result.stdout.splitlines() if "seed=" in line]
+    rates = ("0.001", "0.002", "0.004", "0.008")
+    assert names == [*(f"bypass=simple,peak_lr={rate},seed=1000000" for rate in rates), "bypass=simple,seed=1"]
 
 
 def test_names_are_whole_in_a_pipe_and_in_a_narrow_terminal(tmp_path):

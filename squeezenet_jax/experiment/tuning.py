@@ -116,7 +116,12 @@ class Tuning:
     def comparable(self, workdir: Path) -> list[tuple[Plan, Path]]:
         """What can be compared by now, and where it lies: the trials, and the sweep once something is chosen."""
         choices = self.decide(workdir)
-        tried = [(self.trials, workdir / TRIALS)]
+        try:
+            tried = [(self.trials, workdir / TRIALS)]
+        except UserError:  # their images are gone
+            if not choices:
+                raise
+            tried = []
         return [*tried, (self.with_choices(self.sweep, choices), workdir)] if choices else tried
 
     def run(self, part: Plan, workdir: Path, run: Callable[[Plan, Path], list[str]]) -> list[str]:
@@ -125,8 +130,9 @@ class Tuning:
 
         `part` may also be a part of the trials, which is then all that is run.
         """
-        sweep.claim(self.sweep, workdir)
         trials, only_trials = self.trials_of(part), is_trial(part.runs[0])
+        sweep.claim(self.sweep, workdir)
+        sweep.check_inputs(trials, workdir / TRIALS)
         needed = {run.tuning["trial_of"] for run in trials.runs}
         choices = processes.from_main(self.decide(workdir))
         if only_trials or not needed <= choices.keys():

@@ -34,22 +34,11 @@ def judged_on(run: Run) -> str:
 def notes(comparison: Comparison) -> list[str]:
     """For the reader of the table: what was tried, then a sentence for each row."""
     found = _by_row(comparison)
-    if not found:
-        runs = [run for row in comparison.rows for run in row.runs if run.started and run.settings]
-        if not runs or any(map(_tuning, runs)):
-            return []
-        return [
-            "All rows share one recipe; the runs do not say which images it was chosen on (--tune gives each its own)."
-        ]
-    first = next(iter(found.values()))
-    grid = "; ".join(f"{key} {', '.join(map(_text, values))}" for key, values in first["grid"].items())
-    seeds = f"{len(first['seeds'])} seed{'s' if len(first['seeds']) > 1 else ''}"
-    head = (
-        f"Each setting has its own recipe: of {len(first['points'])} that were tried for each ({grid}), with {seeds} "
-        f"that the runs here have not, the one with the highest mean top-1 on {first['judged_on']} after training on "
-        f"{first['trained_on']}. The shared recipe has {_values(first['shared'], names=True)}."
-    )
-    return [head, *(_row(name, tuning) for name, tuning in found.items())]
+    runs = [run for row in comparison.rows for run in row.runs if run.started and run.settings]
+    if runs and not any(map(_tuning, runs)):
+        return ["No row was tuned on its own (--tune does that); the runs do not say which images chose the recipe."]
+    heads = dict.fromkeys(map(_what_was_done, found.values()))
+    return [*heads, *(_row(name, tuning) for name, tuning in found.items())]
 
 
 def cautions(comparison: Comparison) -> list[str]:
@@ -82,6 +71,16 @@ def _tuning(run: Run) -> Mapping[str, Any]:
 def _by_row(comparison: Comparison) -> dict[str, Mapping[str, Any]]:
     """What tuning.json says of each row that has begun to run with its choice."""
     return {row.name: found for row in comparison.rows for run in row.runs if "chosen" in (found := _tuning(run))}
+
+
+def _what_was_done(tuning: Mapping[str, Any]) -> str:
+    grid = "; ".join(f"{key} {', '.join(map(_text, values))}" for key, values in tuning["grid"].items())
+    seeds = f"{len(tuning['seeds'])} seed{'s' if len(tuning['seeds']) > 1 else ''}"
+    return (
+        f"Each setting has its own recipe: of {len(tuning['points'])} that were tried for each ({grid}), with {seeds} "
+        f"that the runs here do not use, the one with the highest mean top-1 on {tuning['judged_on']} after training "
+        f"on {tuning['trained_on']}. The shared recipe has {_values(tuning['shared'], names=True)}."
+    )
 
 
 def _row(name: str, tuning: Mapping[str, Any]) -> str:

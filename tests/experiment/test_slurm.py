@@ -402,17 +402,11 @@ def test_a_tuned_sweep_is_two_arrays_of_which_the_second_waits_for_the_first(ask
     result = launch(*args, env=cluster | {"JAX_NUM_CPU_DEVICES": "1"})
     assert result.returncode == 0, result.stderr
     trials, runs = (part.split(":")[0] for part in result.stdout.split("submitted job ")[1:])
-    assert "afterany:" in ask("scontrol", "show", "job", runs)
-
-    def everything():
-        return "\n".join(
-            [ask("squeue", "--states=all"), *(log.read_text()[-3000:] for log in tmp_path.glob("**/*_log.*"))]
-        )
-
-    wait_until(lambda: state(ask, f"{runs}_0") == "COMPLETED", 300, everything)
-    assert {state(ask, f"{trials}_{number}") for number in (0, 1)} == {"COMPLETED"}
+    assert f"afterany:{trials}" in ask("scontrol", "show", "job", runs)
+    logs = lambda: "\n".join(log.read_text()[-3000:] for log in tmp_path.glob("**/*_log.*"))  # noqa: E731
+    wait_until(lambda: not ask("squeue", "--noheader"), 200, logs)
+    assert json.loads((tmp_path / "bypass=none,seed=0" / "status.json").read_text())["status"] in ("done", "stalled")
     assert json.loads((tmp_path / "tuning.json").read_text())["settings"].keys() == {"bypass=none"}
-    assert "recipe chosen on: train[77:96]" in (tmp_path / "report.md").read_text()
     assert "nothing to submit" in launch(*args, env=cluster).stdout
 
 

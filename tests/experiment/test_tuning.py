@@ -174,6 +174,17 @@ def test_a_finished_tuning_is_not_run_again_nor_chosen_again(trained, tmp_path):
     assert (tmp_path / "tuning.json").read_bytes() == before
 
 
+def test_a_tuned_sweep_can_be_reported_where_its_images_are_gone(trained, tmp_path, monkeypatch):
+    run(tuned(), tmp_path)
+
+    def gone(data):
+        raise UserError("data.dir: no folder")
+
+    monkeypatch.setattr(tuning, "parts", gone)
+    ((plan, workdir),) = tuned().comparable(tmp_path)
+    assert [row.overrides[RATE] for row in sweep.compare(plan, workdir).rows] == [0.001, 0.004]
+
+
 def test_trials_that_are_stopped_choose_nothing_and_are_resumed(trained, tmp_path):
     plan = tuned(grid=[f"{RATE}=0.001,0.004"])
     stop = iter([False, False, False, True])
