@@ -97,7 +97,8 @@ def main(argv: list[str]) -> int:
     console = Console(file=out, width=terminal.columns(sys.stdout))
 
     def show() -> None:
-        for compared, folder in tuned.comparable(workdir) if tuned else [(whole, workdir)]:
+        comparable = tuned.comparable(workdir)[: 1 if TRIALS.value else None] if tuned else [(whole, workdir)]
+        for compared, folder in comparable:
             show_comparison(compared, folder, console)
 
     if LIST.value:

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from squeezenet_jax.commands import arguments, convert
+from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     weights.save(args.out, result)
     size = args.out.stat().st_size
     print(table(loaded, layers))
-    print(f"{args.weights} -> {args.out}: {size:,} bytes in {time.perf_counter() - start:.1f} s")
+    print(storage.named(f"{args.weights} -> {args.out}: {size:,} bytes in {time.perf_counter() - start:.1f} s"))
     if args.out.suffix.lower() == ".net" and loaded.labels:
         print("note: a .net has no room for class names", file=sys.stderr)
     return 0

@@ -40,6 +40,6 @@ def run(args: argparse.Namespace) -> int:
         report.print_table(comparison, console)
         console.print()
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
-    print(f"Report: {out / 'report.html'}")
+        print(storage.named(f"note: {note}"), file=sys.stderr)
+    print(storage.named(f"Report: {out / 'report.html'}"))
     return 0

@@ -184,9 +184,9 @@ def plan(
         flat_configs.append(flat)
         setting = run_name(overrides, names, without=(SEED,))
         runs.append(PlannedRun(run_name(overrides, names), setting, overrides, run_settings, len(runs)))
-    check_names(experiment.__name__, [run.name for run in runs])
+    check_names(f"sweep() of {experiment.__name__}", [run.name for run in runs])
     if recorded is None:
-        check_differences(runs)
+        check_differences("sweep()", runs)
     baseline = _baseline(experiment, runs, names)
     first = flat_configs[0]
     fixed = {key: x for key, x in first.items() if key not in swept and all(flat[key] == x for flat in flat_configs)}
@@ -254,8 +254,7 @@ def _resolved(flat: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> di
     return {key: flat[key] or recorded.get(key, flat[key]) for key in left_open}
 
 
-def check_names(experiment: str, names: Sequence[str]) -> None:
-    where = f"sweep() of {experiment}"
+def check_names(where: str, names: Sequence[str]) -> None:
     twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if twice is not None:
         raise UserError(f"{where}: its values do not give each run a name of its own; two are {twice}")
@@ -264,14 +263,14 @@ def check_names(experiment: str, names: Sequence[str]) -> None:
         raise UserError(f"{where}: the name {longest[:60]}... has more than {MOST_NAME} bytes, too long for a folder")
 
 
-def check_differences(runs: Sequence[PlannedRun]) -> None:
+def check_differences(where: str, runs: Sequence[PlannedRun]) -> None:
     """Refuses to compare a run with itself: two whose swept values differ only in what has no effect."""
     seen: dict[Any, str] = {}
     for run in runs:
         effective = tuple(settings.effective(run.settings).items())
         if effective in seen:
             raise UserError(
-                f"sweep(): {seen[effective]} and {run.name} are the same run: what differs has no effect with the "
+                f"{where}: {seen[effective]} and {run.name} are the same run: what differs has no effect with the "
                 "other settings"
             )
         seen[effective] = run.name

@@ -27,6 +27,7 @@ from squeezenet_jax.system.errors import TryAgain, UserError
 # Settings that say where inputs lie; what they hold is compared instead.
 SPELLINGS = {*settings.PLACES, "model.init_from"}
 MANIFEST = "experiment.json"  # in a workdir: which experiment, preset and configuration its runs belong to
+OWN_SEEDS = "the experiment's own"
 PLANNED = (
     "baseline",
     "margin",
@@ -146,7 +147,7 @@ def claim(plan: Plan, workdir: Path) -> None:
     """
     swept = list(plan.runs[0].overrides)
     head: dict[str, Any] = {"experiment": plan.experiment, "preset": plan.preset, "sweep": swept}
-    head |= {"seeds": plan.asked_seeds} if plan.asked_seeds else {}
+    head["seeds"] = plan.asked_seeds or OWN_SEEDS
     manifest = {**head, "config": dict(plan.config), **({"tuning": dict(plan.tuning)} if plan.tuning else {})}
     planned = _as_json({"baseline": plan.baseline, "margin": plan.margin, "runs": _what_differs(plan)})
     existing = read_json(workdir / MANIFEST)
@@ -163,7 +164,7 @@ def claim(plan: Plan, workdir: Path) -> None:
     # What is missing there is newer than the workdir, and what was in effect is its default.
     varied = {*swept, *plan.tuning.get("grid", ())}
     defaults = {key: value for key, value in settings.DEFAULTS.items() if key not in varied}
-    here, there = (flatten(_as_json(m)) for m in (manifest, {**manifest, "config": defaults}))
+    here, there = (flatten(_as_json(m)) for m in (manifest, {**manifest, "seeds": OWN_SEEDS, "config": defaults}))
     there |= flatten({key: value for key, value in existing.items() if key not in PLANNED})
     differing = [key for key in here | there if here.get(key) != there.get(key)]
     differing = [key for key in differing if key.removeprefix("config.") not in SPELLINGS]

@@ -65,18 +65,17 @@ class Tuning:
                 name, row = self._name(overrides), self._name({**swept, **values})
                 runs.append(PlannedRun(name, row, overrides, run_settings, len(runs), about))
                 flat_configs.append(flatten(dataclasses.asdict(run_settings)))
-        planning.check_names(self.sweep.experiment, [run.name for run in runs])
-        planning.check_differences(runs)
+        planning.check_names("--grid", [run.name for run in runs])
+        planning.check_differences("--grid", runs)
         config = {
             key: value
             for key, value in flat_configs[0].items()
             if key not in runs[0].overrides and all(flat[key] == value for flat in flat_configs)
         }
         values = self._shared if self._shared in self._points else self._points[0]
-        baseline = ",".join(
-            [self.sweep.baseline, self._name(values)]
-        )  # the values that each has its own of (`contrasted`)
-        return Plan(self.sweep.experiment, self.sweep.preset, baseline, config, tuple(runs))
+        of_sweep = [] if self.sweep.baseline == planning.ONE else [self.sweep.baseline]
+        baseline = ",".join([*of_sweep, self._name(values)])
+        return Plan(self.sweep.experiment, self.sweep.preset, baseline, config, tuple(runs), margin=self.sweep.margin)
 
     def trials_of(self, part: Plan) -> Plan:
         """The trials that a part of the sweep follows from; a part of the trials is itself."""
@@ -141,7 +140,7 @@ class Tuning:
             if only_trials:
                 return statuses
             if not needed <= choices.keys():  # stopped, failed, or run by another start: to be started again
-                return ["preempted" if status == "running" else status for status in statuses]
+                return [status if status in (*FINISHED, "failed") else "preempted" for status in statuses]
         return run(self.with_choices(part, choices), workdir)
 
     def submit(

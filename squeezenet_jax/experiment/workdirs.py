@@ -32,6 +32,7 @@ class Workdir:
     swept: tuple[str, ...] | None  # None: the first version did not write it
     baseline: str  # "": an earlier version did not write it, nor what was planned
     margin: float  # percentage points: the smallest difference that matters
+    is_tuned: bool  # whether each setting has its own recipe, chosen by --tune
     planned: Mapping[str, Mapping[str, Any]]  # by a run's name, in the order of the sweep: its other settings
 
 
@@ -74,7 +75,9 @@ def compare(paths: Sequence[Path], baseline: str = "") -> tuple[list[report.Comp
         _check_same_settings(found)
         _check_same_inputs(found)
         runs, said = _united(found)
-        margin = max(member.margin for member in members)
+        margin = min(member.margin for member in members)
+        if any(member.margin != margin for member in members):
+            notes.append(f"the workdirs declare different margins; {margin:g} points, the smallest, is taken")
         comparisons.append(
             report.compare(first.experiment, preset, _baseline(members, baseline, runs), runs, margin / 100)
         )
@@ -102,6 +105,7 @@ def _read(path: Path) -> Workdir:
             tuple(manifest["sweep"]) if "sweep" in manifest else None,
             str(manifest.get("baseline", "")),
             float(manifest.get("margin", MARGIN)),
+            bool(manifest.get("tuning")),
             {name: dict(own) for name, own in manifest.get("runs", {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -144,6 +148,9 @@ def _baseline(members: Sequence[Workdir], asked: str, runs: Sequence[report.Run]
 
 def _check_same_experiment(a: Workdir, b: Workdir) -> None:
     """Raises `UserError` where what is swept, or a setting that all runs share, is not the same."""
+    if a.is_tuned != b.is_tuned:
+        tuned, shared = (a.path, b.path) if a.is_tuned else (b.path, a.path)
+        raise UserError(f"WORKDIR: {tuned} holds runs of --tune, {shared} runs whose settings share one recipe")
     swept = [[key for key in each.swept or () if key != SEED] for each in (a, b)]
     if a.swept and b.swept and swept[0] != swept[1]:
         raise UserError(f"WORKDIR: {a.path} sweeps {', '.join(swept[0])}, {b.path} {', '.join(swept[1])}")
@@ -157,7 +164,8 @@ def _check_same_experiment(a: Workdir, b: Workdir) -> None:
 
 def _check_same_settings(found: Sequence[Found]) -> None:
     """Raises `UserError` where workdirs ran a setting otherwise (tuned apart, say), its seed left aside."""
-    for setting, group in _grouped(found, lambda each: each.run.setting).items():
+    started = [each for each in found if each.run.started]  # of --tune's others the recipe is not known yet
+    for setting, group in _grouped(started, lambda each: each.run.setting).items():
         here = group[0]
         varying = {
             key

@@ -62,6 +62,8 @@ RANDOM: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "crops and flips": lambda flat: bool(
         flat.get("data.flip") or flat.get("data.crop_padding") or flat.get("data.crop", "whole") != "whole"
     ),
+    "mixup": lambda flat: bool(flat.get("data.mixup_alpha")),
+    "cutout": lambda flat: bool(flat.get("data.cutout")),
     "dropout": lambda flat: bool(flat.get("model.dropout")),
 }
 
@@ -166,7 +168,8 @@ def _revision(start: Mapping[str, Any]) -> str:
 def _devices(start: Mapping[str, Any]) -> str:
     kinds = collections.Counter(start.get("devices", ()))
     processes = f" in {start['processes']} processes" if start.get("processes", 1) > 1 else ""
-    return ", ".join(f"{count} × {kind}" for kind, count in kinds.items()) + processes
+    cores = f" with {start['cores']} cores" if start.get("cores") else ""  # of the host: a CPU computes with them
+    return ", ".join(f"{count} × {kind}" for kind, count in kinds.items()) + cores + processes
 
 
 def _differing(runs: Sequence[Run]) -> set[str]:

@@ -96,7 +96,7 @@ def _escaped(text: str) -> str:
 
 def as_json(comparison: Comparison) -> dict[str, object]:
     """The content of report.json: fractions, and None where a number is undefined."""
-    head = {field: getattr(comparison, field) for field in ("experiment", "preset", "baseline")}
+    head = {field: getattr(comparison, field) for field in ("experiment", "preset", "baseline", "margin")}
     return {**head, "rows": [_record(row) for row in comparison.rows]}
 
 
@@ -108,10 +108,10 @@ def _record(row: Row) -> dict[str, Any]:
 
 def as_csv(comparison: Comparison) -> str:
     """report.json's rows, flat: `top1_mean`, `delta_low`, `config.model.bypass`; a list is its items with spaces."""
-    return _as_csv(_flat_record(row) for row in comparison.rows)
+    return _as_csv(_flat_record(row, comparison) for row in comparison.rows)
 
 
-def _flat_record(row: Row) -> dict[str, Any]:
+def _flat_record(row: Row, comparison: Comparison) -> dict[str, Any]:
     record: dict[str, Any] = {}
     for name, value in _record(row).items():
         prefix = "config." if name == "overrides" else f"{name}_"
@@ -119,7 +119,7 @@ def _flat_record(row: Row) -> dict[str, Any]:
             record |= {f"{prefix}{key}": part for key, part in value.items()}
         else:
             record[name] = " ".join(map(str, value)) if isinstance(value, list) else value
-    return record
+    return record | {"margin": comparison.margin}
 
 
 def _as_csv(rows: Iterable[dict[str, Any]]) -> str:
@@ -144,7 +144,7 @@ def write(comparison: Comparison | Sequence[Comparison], workdir: Path) -> None:
         record, flat, text = as_json(comparisons[0]), as_csv(comparisons[0]), markdown(comparisons[0])
     else:
         record = {"experiment": comparisons[0].experiment, "presets": [as_json(each) for each in comparisons]}
-        flat = _as_csv({"preset": each.preset} | _flat_record(row) for each in comparisons for row in each.rows)
+        flat = _as_csv({"preset": each.preset} | _flat_record(row, each) for each in comparisons for row in each.rows)
         titles, cells = across.table(comparisons)
         rows = ([name, *(shown for shown, *_ in row)] for name, row in cells.items())
         together = _markdown_table(titles, [True, *(False for _ in titles[1:])], rows)

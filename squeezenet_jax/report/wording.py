@@ -60,20 +60,26 @@ def answer(comparison: Comparison) -> str:
     verdicts = {row.name: row.delta.verdict for row in comparison.others}
     if not verdicts:
         return f"{text}."
-    differ = [
-        f"{row.name} ({points(row.delta.mean or 0.0)} points)"
-        for row in comparison.others
-        if verdicts[row.name] in ("higher", "lower")
-    ]
+    told = [row for row in comparison.others if verdicts[row.name] in ("higher", "lower")]
+    differ = [row for row in told if row.evidence.p_holm is None or row.evidence.p_holm < LEVEL]
+    alone = [row for row in told if row not in differ]
     if differ:
-        text += f"; distinguishable from the baseline {comparison.baseline} at 95 %: {', '.join(differ)}"
+        text += f"; distinguishable from the baseline {comparison.baseline} at 95 %: {_with_points(differ)}"
+    elif alone:
+        text += f", but of all rows at once none is distinguishable from the baseline {comparison.baseline} at 95 %"
     elif "unclear" in verdicts.values():
         text += f", but no setting is distinguishable from the baseline {comparison.baseline} at 95 %"
     else:
         text += f", but there are too few pairs of runs to tell any setting from the baseline {comparison.baseline}"
+    if alone:
+        text += f"; only by its own interval, not adjusted for the number of rows: {_with_points(alone)}"
     if same := [row.name for row in comparison.others if row.evidence.is_equivalent]:
         text += f"; no difference of {unsigned(comparison.margin)} points or more: {', '.join(same)}"
     return f"{text}."
+
+
+def _with_points(rows: Sequence[Row]) -> str:
+    return ", ".join(f"{row.name} ({points(row.delta.mean or 0.0)} points)" for row in rows)
 
 
 def footnotes(comparison: Comparison) -> list[str]:

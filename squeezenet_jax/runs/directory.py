@@ -1,6 +1,6 @@
 """A run's directory: what it was started with, its metrics line by line, and its status.
 
-run.json         settings, overrides, data, command, versions, git revision, devices
+run.json         settings, overrides, data, command, versions, git revision, devices, cores
 metrics.jsonl    one line per log window ("split": "train") and per evaluation ("split": "eval")
 status.json      {"status", "message"}
 checkpoints/     see `checkpoint.py`
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezenet_jax.system import atomic, storage
+from squeezenet_jax.system.cores import usable
 from squeezenet_jax.system.errors import UserError
 
 FINISHED = ("done", "stalled", "diverged")  # statuses that starting again does not change
@@ -150,6 +151,7 @@ def provenance() -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "git": git_revision(),
         "devices": [str(device.device_kind) for device in jax.devices()],
+        "cores": len(usable()),
         "processes": jax.process_count(),
         "platform": platform.platform(),
     }

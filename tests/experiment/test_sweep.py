@@ -214,6 +214,17 @@ def test_a_workdir_from_before_a_setting_existed_has_its_default(fake_training, 
         sweep.claim(planned(model__dropout=0.25), tmp_path)
 
 
+def test_a_workdir_keeps_the_seeds_that_it_was_planned_with(fake_training, tmp_path):
+    run(planned(), tmp_path)
+    asked = dataclasses.replace(planned(), asked_seeds="20")
+    with pytest.raises(UserError, match="seeds is the experiment's own there, 20 here"):
+        sweep.claim(asked, tmp_path)
+    manifest_of(tmp_path, lambda manifest: manifest.pop("seeds"))  # as versions before wrote it
+    with pytest.raises(UserError, match="seeds is the experiment's own there, 20 here"):
+        sweep.claim(asked, tmp_path)
+    sweep.claim(planned(), tmp_path)
+
+
 def test_a_setting_that_only_the_workdir_knows_is_named(fake_training, tmp_path):
     run(planned(), tmp_path)
     manifest_of(tmp_path, lambda manifest: manifest["config"].update({"model.shuffle": 3}))

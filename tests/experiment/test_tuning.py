@@ -254,3 +254,18 @@ def test_on_slurm_the_sweep_is_an_array_that_waits_for_that_of_its_trials(traine
     assert arrays[2][2] == ("1_0", "1_1", "1_2", "1_3")
     run(plan, tmp_path)
     assert not plan.submit(plan.sweep, tmp_path, *how).pending
+
+
+def test_a_single_setting_is_tuned_for_the_experiments_margin(trained, tmp_path):
+    module = experiment({"seed": 0}, {"seed": 1}, BASELINE={}, MARGIN=2.0)
+    plan = tuned(module)
+    assert run(plan, tmp_path) == ["done"] * 2
+    ((trials, folder), (swept, workdir)) = plan.comparable(tmp_path)
+    assert (trials.baseline, trials.margin) == ("peak_lr=0.002", 2.0)
+    assert sweep.compare(trials, folder).margin == 0.02
+    assert sweep.compare(swept, workdir).rows[0].overrides[RATE] == 0.001
+
+
+def test_trials_of_another_start_are_waited_for_also_where_they_cannot_be_seen(trained, tmp_path):
+    statuses = iter(["done", "missing"])
+    assert tuned().run(tuned().sweep, tmp_path, lambda plan, folder: [*statuses]) == ["done", "preempted"]

@@ -203,3 +203,34 @@ def test_a_start_adds_to_an_old_manifest_what_it_does_not_say(tmp_path):
     finished(tmp_path, range(2), missing=list(whole["runs"]))
     assert workdirs.compare([tmp_path])[1] == []
     assert json.loads(path.read_text())["runs"] == whole["runs"]
+
+
+def test_the_smallest_of_several_margins_is_taken_and_said(tmp_path):
+    a, b = finished(tmp_path / "a", range(3)), finished(tmp_path / "b", range(3, 6))
+    change(b / "experiment.json", {"margin": 3.0})
+    (comparison,), notes = workdirs.compare([b, a])
+    assert comparison.margin == 0.005 and notes == [
+        "the workdirs declare different margins; 0.5 points, the smallest, is taken"
+    ]
+
+
+def test_tuned_workdirs_are_joined_by_what_was_run(tmp_path):
+    """The manifest has the shared recipe for what was not started."""
+    a, b = finished(tmp_path / "a", range(3)), finished(tmp_path / "b", range(3, 6), missing=["bypass=simple,seed=3"])
+    with pytest.raises(UserError, match=r"/b holds runs of --tune, .*/a runs whose settings share one recipe"):
+        change(b / "experiment.json", {"tuning": {"grid": {}}})
+        workdirs.compare([a, b])
+    change(a / "experiment.json", {"tuning": {"grid": {}}})
+    for workdir in (a, b):
+        for path in workdir.glob("bypass=simple,*/run.json"):
+            described = json.loads(path.read_text())
+            described["settings"]["optimizer"]["peak_lr"] = 0.001
+            write_json(path, described)
+    (comparison,), _ = workdirs.compare([a, b])
+    assert [row.n for row in comparison.rows] == [6, 5]
+    change(
+        path,
+        {"settings": described["settings"] | {"optimizer": described["settings"]["optimizer"] | {"peak_lr": 0.004}}},
+    )
+    with pytest.raises(UserError, match=r"bypass=simple was not run alike: optimizer.peak_lr is 0.001 in .*, 0.004 in"):
+        workdirs.compare([a, b])

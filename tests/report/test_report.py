@@ -18,8 +18,9 @@ from fixed_runs import BASE, SIMPLE, TOP1, a_run, every_text, rows_of_every_kind
 from scipy import stats
 
 from squeezenet_jax import report
-from squeezenet_jax.report import Run, columns, compare, files, page, print_table, wording, write
+from squeezenet_jax.report import Run, columns, compare, conditions, files, page, print_table, wording, write
 from squeezenet_jax.system.errors import UserError
+from squeezenet_jax.system.randomness import Purpose
 
 
 def row_of(runs: Sequence[Run], name: str = SIMPLE) -> report.Row:
@@ -142,7 +143,7 @@ def test_json_is_strict_and_has_the_schema(tmp_path: Path) -> None:
         raise AssertionError(constant)
 
     content = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
-    assert list(content) == ["experiment", "preset", "baseline", "rows"]
+    assert list(content) == ["experiment", "preset", "baseline", "margin", "rows"]
     assert [row["name"] for row in content["rows"]] == [BASE, SIMPLE]
     for row in content["rows"]:
         assert {"name", "overrides", "n", "top1", "top5", "delta", "params", "macs"} <= set(row)
@@ -286,3 +287,30 @@ def test_runs_that_differ_in_more_than_their_seed_are_no_row(change: dict[str, A
     odd = dataclasses.replace(a_run(SIMPLE, 4, 0.9), **change)
     with pytest.raises(ValueError, match="its runs differ in more than their seed"):
         compare("bypass", "digits", BASE, [*runs_of(), odd])
+
+
+def test_the_answer_names_what_can_be_told_for_all_rows_at_once_and_what_only_alone(tmp_path: Path) -> None:
+    lifts = {
+        f"bypass={number}": [0.001 * number, 0.001 * number + 0.006, 0.001 * number + 0.003] for number in range(1, 9)
+    }
+    runs = [a_run(BASE, seed, 0.9) for seed in range(3)]
+    runs += [a_run(name, seed, 0.9 + lift) for name, values in lifts.items() for seed, lift in enumerate(values)]
+    comparison = compare("bypass", "digits", BASE, runs)
+    alone = [row.name for row in comparison.others if row.delta.verdict == "higher"]
+    for_all = [row.name for row in comparison.others if (row.evidence.p_holm or 1) < 0.05]
+    assert alone and not for_all
+    text = wording.answer(comparison)
+    assert f"of all rows at once none is distinguishable from the baseline {BASE}" in text
+    assert "only by its own interval, not adjusted for the number of rows: " + alone[0] in text
+    write(comparison, tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["margin"] == 0.005
+    assert {row["margin"] for row in csv.DictReader((tmp_path / "report.csv").open())} == {"0.005"}
+
+
+def test_what_varied_between_seeds_knows_every_source_of_randomness() -> None:
+    flat = {"data.mixup_alpha": 0.2, "data.cutout": 2, "data.flip": True, "model.dropout": 0.5}
+    runs = [dataclasses.replace(run, settings=flat) for run in runs_of()]
+    text = conditions.varied(compare("bypass", "digits", BASE, runs))
+    for source in ("initialisation", "order of the images", "crops and flips", "mixup", "cutout", "dropout"):
+        assert source in text
+    assert len(Purpose) == 7  # one more needs a line in `conditions.RANDOM`
