@@ -187,9 +187,15 @@ def duration(seconds: float) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    if not seconds:
-        return "–"
     return f"{1e3 * seconds:.2f}" if seconds < 0.01 else f"{1e3 * seconds:,.0f}"
+
+
+def datasheets() -> str:
+    head = ("datasheet", "peak, TFLOP/s", "the same, bfloat16", "memory, GB", "its GB/s", "link in a host, GB/s")
+    head = (*head, "between hosts, GB/s", "chips of a host", "cores of a host")
+    numbers = ("peak", "peak_bfloat16", "memory", "bandwidth", "link", "far_link", "per_host", "cores")
+    unit = dict(zip(numbers, (1e12, 1e12, 1e9, 1e9, 1e9, 1e9, 1, 1), strict=True))
+    return table(head, [[c.name, *(f"{getattr(c, name) / unit[name]:,.0f}" for name in numbers)] for c in ALL])
 
 
 def networks() -> str:
@@ -265,51 +271,38 @@ def hosts() -> str:
     return table(head, map(row, ALL))
 
 
+TERMS = ("device, ms", "all-reduce, ms", "input, ms", "host, ms", "limit", "68 epochs but for the host", "68 epochs")
+
+
+def terms(chip: Chip, version: str, chips: int, batch: int) -> list[str]:
+    """What a step and a training take, from best to worst; the all-reduce's share is of the chips' time."""
+    both = best, worst = steps(chip, network(version), chips, batch)
+    shares = sorted(round(100 * step.all_reduce / (step.all_reduce + step.device)) for step in both)
+    return [
+        span(milliseconds(best.device), milliseconds(worst.device)),
+        f"{milliseconds(best.all_reduce)} ({span(*map(str, shares))} %)" if best.all_reduce else "–",
+        milliseconds(best.input),
+        span(milliseconds(best.host), milliseconds(worst.host)),
+        span(best.limit, worst.limit),
+        span(*(duration(IMAGES / batch * step.without_host) for step in both)),
+        span(*(duration(IMAGES / batch * step.seconds) for step in both)),
+    ]
+
+
 def durations(version: str) -> str:
     """At the preset's batch."""
 
     def row(chip: Chip, chips: int) -> list[str]:
-        best, worst = steps(chip, network(version), chips, BATCH)
-        return [
-            f"{chips} {chip.name}",
-            str(chip.hosts(chips)),
-            f"{BATCH // chips}",
-            span(milliseconds(best.device), milliseconds(worst.device)),
-            milliseconds(best.all_reduce),
-            milliseconds(best.input),
-            span(milliseconds(best.host), milliseconds(worst.host)),
-            span(best.limit, worst.limit),
-            span(*(duration(IMAGES / BATCH * step.without_host) for step in (best, worst))),
-            span(*(duration(IMAGES / BATCH * step.seconds) for step in (best, worst))),
-        ]
+        return [f"{chips} {chip.name}", str(chip.hosts(chips)), *terms(chip, version, chips, BATCH)]
 
-    head = ("chips", "hosts", "images a chip", "device, ms", "all-reduce, ms", "input, ms", "host, ms", "limit")
-    head = (*head, "68 epochs without the host's limit", "68 epochs")
-    return table(head, [row(chip, chips) for chip in ALL for chips in CHIPS])
+    return table(("chips", "hosts", *TERMS), [row(chip, chips) for chip in ALL for chips in CHIPS])
 
 
 def batches(chip: Chip = V5E, chips: int = 256, version: str = "v1.0") -> str:
-    """The same for larger batches, with the all-reduce's share of the chips' own time."""
-
     def row(batch: int) -> list[str]:
-        best, worst = steps(chip, network(version), chips, batch)
-        shares = [100 * step.all_reduce / (step.all_reduce + step.device) for step in (worst, best)]
-        return [
-            f"{batch:,}",
-            f"{batch // chips}",
-            f"{IMAGES / batch:,.0f}",
-            span(milliseconds(best.device), milliseconds(worst.device)),
-            span(f"{shares[0]:.0f} %", f"{shares[1]:.0f} %"),
-            milliseconds(best.input),
-            span(milliseconds(best.host), milliseconds(worst.host)),
-            span(best.limit, worst.limit),
-            span(*(duration(IMAGES / batch * step.without_host) for step in (best, worst))),
-            span(*(duration(IMAGES / batch * step.seconds) for step in (best, worst))),
-        ]
+        return [f"{batch:,}", str(batch // chips), *terms(chip, version, chips, batch)]
 
-    head = ("batch", "images a chip", "steps", "device, ms", "all-reduce", "input, ms", "host, ms", "limit")
-    head = (*head, "68 epochs without the host's limit", "68 epochs")
-    return table(head, map(row, (512, 1024, 2048, 4096, 8192, 16384)))
+    return table(("batch", "images a chip", *TERMS), map(row, (512, 1024, 2048, 4096, 8192, 16384)))
 
 
 def processor() -> str:
@@ -326,6 +319,7 @@ def tables() -> dict[str, str]:
     """By title, in the page's order."""
     return {
         "networks": networks(),
+        "datasheets": datasheets(),
         "one chip": rates(),
         "one host": hosts(),
         "68 epochs, v1.0": durations("v1.0"),
