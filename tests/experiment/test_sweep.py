@@ -1,5 +1,6 @@
 """Planning, skipping, resuming and comparing; with a training that costs nothing where training is not the point."""
 
+import dataclasses
 import io
 import json
 import types
