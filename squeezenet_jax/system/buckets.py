@@ -161,7 +161,9 @@ class GoogleBucket(Bucket):
         api, auth = (importlib.import_module(f"google.{part}.exceptions") for part in ("api_core", "auth"))
         self._errors, self._auth = api, auth
         resumable = importlib.import_module("google.resumable_media")
-        self.failures = (api.GoogleAPIError, auth.GoogleAuthError, resumable.InvalidResponse, OSError)
+        self._corrupt = resumable.DataCorruption  # what arrived has another checksum, as where a connection was cut
+        broken = (resumable.InvalidResponse, self._corrupt)
+        self.failures = (api.GoogleAPIError, auth.GoogleAuthError, *broken, OSError)
         try:
             self._client = storage.Client()
         except (auth.GoogleAuthError, OSError) as error:
@@ -172,6 +174,8 @@ class GoogleBucket(Bucket):
     def _answer(self, error: Exception) -> Answer:
         if isinstance(error, self._auth.DefaultCredentialsError):
             return Answer(401, _line(error))
+        if isinstance(error, self._corrupt):
+            return Answer(None, "not all arrived, or not as it was sent")
         code = getattr(error, "code", None)
         if code is None and (response := getattr(error, "response", None)) is not None:
             code = response.status_code

@@ -37,9 +37,3 @@ def test_noise_that_differs_by_setting_is_covered_too_where_one_variance_for_all
 def test_other_seeds_and_images_are_covered_where_seeds_alone_are_not(coverage: Any) -> None:
     found = coverage.image_coverage(5, 150, size=300, run=0.0)
     assert found["seeds alone"] < 0.9 and found["seeds and images (the report's)"] >= 0.93
-
-
-@pytest.mark.slow
-def test_2000_sweeps_of_every_kind_are_covered(coverage: Any) -> None:
-    for scenario in coverage.SCENARIOS:
-        assert coverage.coverage(scenario)["all rows (the report's)"] >= 0.93, scenario

@@ -47,6 +47,25 @@ def test_a_write_with_a_condition_is_made_by_one_of_two(bucket):
         bucket.read("a/x")
 
 
+def test_a_download_that_was_cut_short_is_tried_again(monkeypatch, bucket):
+    if bucket.scheme != "gs":
+        pytest.skip("what Google's client raises")
+    from types import SimpleNamespace
+
+    from google.cloud.storage.exceptions import DataCorruption
+
+    found = iter([DataCorruption(SimpleNamespace(status_code=200), "checksum mismatch"), (b"x", "1")])
+
+    def read(key):
+        result = next(found)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(bucket, "_read", read)
+    assert bucket.read("a") == (b"x", "1")
+
+
 def test_a_bucket_that_is_not_there_is_refused_in_one_line(store):
     with pytest.raises(UserError, match="no such bucket"):
         buckets.connect(store.scheme, "another-bucket").write("x", b"")
