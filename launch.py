@@ -29,7 +29,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from squeezenet_jax import report, settings
-from squeezenet_jax.experiment import jobs, shares, slurm, sweep, tuning
+from squeezenet_jax.experiment import jobs, loggers, shares, slurm, sweep, tuning
 from squeezenet_jax.experiment import plan as planning
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.report import wording
@@ -157,6 +157,7 @@ def show_comparison(plan: planning.Plan, workdir: Path, console: Console) -> Non
     comparison = sweep.compare(plan, workdir)
     report.write(comparison, workdir)
     report.print_table(comparison, console)
+    loggers.write_comparison(plan.runs[0].settings.logging, comparison, workdir, console.print)
     console.print(f"Report: {workdir / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
 
 
