@@ -173,17 +173,17 @@ class _EventFile:
 class WeightsAndBiases:
     """A run of a project, the same one at every start of ours: its name there is kept in wandb.txt.
 
-    A start that goes on writes what was logged before again where nothing can be asked for it (offline), so that the
-    newest folder alone is the whole run. `step` is a column: the tool's own counter only ever rises.
+    A start that goes on writes again what did not arrive before: the tool loses its newest lines when it is killed.
+    Offline that is everything, so the newest folder alone is the whole run. `step` is a column: the tool's own counter
+    only ever rises.
     """
 
     def __init__(self, directory: RunDirectory, used: settings.Settings, group: str) -> None:
-        path = directory.path / ID
-        known = path.is_file()
-        self._run = _begin(used.logging.wandb, path, directory.path.name, group, _flat(used))
+        self._run = _begin(used.logging.wandb, directory.path / ID, directory.path.name, group, _flat(used))
         self._run.define_metric("*", step_metric="step")
-        if not known or self._run.offline:
-            for record in directory.read_metrics():
+        arrived = self._run.summary.get("step", 0)  # what the server has of it; nothing of a new run, or offline
+        for record in directory.read_metrics():
+            if record["step"] >= arrived:
                 self.write(record)
 
     def write(self, record: Record) -> None:
