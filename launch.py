@@ -17,7 +17,7 @@ import shlex
 import signal
 import tempfile
 import traceback
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, cast
@@ -29,7 +29,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from squeezenet_jax import report, settings
-from squeezenet_jax.experiment import jobs, shares, slurm, sweep, tuning
+from squeezenet_jax.experiment import inspection, jobs, loggers, shares, slurm, sweep, tuning
 from squeezenet_jax.experiment import plan as planning
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.report import wording
@@ -45,6 +45,9 @@ except flags.Error as error:
 LIST = flags.DEFINE_bool("list", False, "Print the planned runs with their parameters and MACs, and stop.")
 SIGNAL = flags.DEFINE_bool(
     "signal", False, "Print the scale of each layer's output and gradient at the start, and stop."
+)
+PROFILE = flags.DEFINE_integer(
+    "profile", None, "Trace so many steps of the plan's first run, print what they cost, and stop.", lower_bound=1
 )
 SEEDS = flags.DEFINE_string("seeds", "", "In place of the experiment's own: 20 for 0 to 19, 20:40 for 20 to 39.")
 ONLY = flags.DEFINE_string("only", None, "Run a part of the sweep: bypass=simple,seed=1")
@@ -108,8 +111,11 @@ def main(argv: list[str]) -> int:
         console.print(wording.planned_power(plan.seeds, plan.margin / 100), highlight=False)
         return 0
     if SIGNAL.value:
-        for table in signal_tables(plan):
+        for table in inspection.signal_tables(plan):
             console.print(table)
+        return 0
+    if PROFILE.value:
+        inspection.show_profile(plan, PROFILE.value, workdir, console)
         return 0
     if REPORT.value:
         sweep.claim(tuned.sweep if tuned else whole, workdir)
@@ -158,6 +164,7 @@ def show_comparison(plan: planning.Plan, workdir: Path, console: Console) -> Non
     comparison = sweep.compare(plan, workdir)
     report.write(comparison, workdir)
     report.print_table(comparison, console)
+    loggers.write_comparison(plan.runs[0].settings.logging, comparison, workdir, console.print)
     console.print(f"Report: {workdir / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -260,21 +267,6 @@ def plan_table(plan: planning.Plan, what: str = "runs") -> Table:
         params, macs = run.cost
         table.add_row(Text(run.name), f"{params:,}", f"{macs:,}")
     return table
-
-
-def signal_tables(plan: planning.Plan) -> Iterator[Table]:
-    """For the first seed of each setting, what `training/signal.py` finds."""
-    from squeezenet_jax.system import devices
-    from squeezenet_jax.training import signal as start  # jax, only now
-
-    devices.use_the_usual_numbers()
-    devices.keep_compiled_programs()
-    runs = {run.setting: run for run in reversed(plan.runs)}
-    for run in reversed(runs.values()):
-        table = Table("layer", "rms of output", "rms of gradient", title=run.name)
-        for scale in start.scales(run.settings):
-            table.add_row(scale.layer, f"{scale.output:.3g}", f"{scale.gradient:.3g}")
-        yield table
 
 
 class StopRequest:

@@ -27,6 +27,7 @@ def main(argv: Sequence[str]) -> int:
         predict,
         prepare,
         report,
+        runs,
         summary,
     )
 
@@ -41,6 +42,7 @@ def main(argv: Sequence[str]) -> int:
     export.add_arguments(commands.add_parser("export", help="weights to .onnx, .stablehlo, .tflite or a model hub"))
     prepare.add_arguments(commands.add_parser("prepare", help="images in folders or archives to a TFDS data set"))
     report.add_arguments(commands.add_parser("report", help="the report of finished runs, of several workdirs joined"))
+    runs.add_arguments(commands.add_parser("runs", help="the workdirs in a folder and how their runs stand"))
     benchmark.add_arguments(commands.add_parser("benchmark", help="how fast this machine reads and decodes images"))
 
     def command() -> int:

@@ -219,6 +219,17 @@ class CompressSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoggingSettings:
+    """Where curves go beside metrics.jsonl. Nothing here changes a result, and no failure in it ends a run."""
+
+    tensorboard: bool = setting(False, "TensorBoard's event files in the run's directory", decides=False)
+    wandb: str = setting("", "project of Weights & Biases; empty: none", decides=False)
+
+    def __post_init__(self) -> None:
+        fields.check(self, "logging")
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """Everything that decides a run's result, and `PLACES`. Two runs with equal settings have equal curves."""
 
@@ -228,6 +239,7 @@ class Settings:
     optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
     train: TrainSettings = dataclasses.field(default_factory=TrainSettings)
     compress: CompressSettings = dataclasses.field(default_factory=CompressSettings)
+    logging: LoggingSettings = dataclasses.field(default_factory=LoggingSettings)
 
     def __post_init__(self) -> None:
         fields.check(self, "")

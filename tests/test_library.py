@@ -94,6 +94,8 @@ def test_dependencies_stand_in_requirements_files_only():
         "hub": "requirements-hub.txt",
         "gcs": "requirements-gcs.txt",
         "s3": "requirements-s3.txt",
+        "tensorboard": "requirements-tensorboard.txt",
+        "wandb": "requirements-wandb.txt",
         "dev": "requirements-checks.txt",
     }
     for file in files.values():

@@ -187,6 +187,10 @@ class RunReporter:
         parts = [f"step {latest['step']}/{self._total_steps}", f"loss {loss:.4f}" if loss is not None else "loss NaN"]
         if rate:
             parts.append(f"{rate:,.0f} images/s")
+        if median := latest.get("step_seconds"):  # also "p90": a line of an earlier version has neither
+            parts.append(f"{1e3 * median:.3g} ms a step (90 % below {1e3 * latest['step_seconds_p90']:.3g})")
+        if memory := latest.get("device_memory_bytes"):
+            parts.append(f"{memory / 2**30:.1f} GiB")
         if latest["input_wait"] > WORTH_SAYING:
             parts.append(f"waits for input {100 * latest['input_wait']:.0f} % of the time")
         return f"{self._title}: {', '.join(parts)}{self._accuracy}{self._time_left()}"

@@ -19,6 +19,7 @@ from squeezenet_jax.system import nested
 from squeezenet_jax.system.errors import UserError
 
 Record = Mapping[str, Any]  # a line of metrics.jsonl
+MEDIANS, MEMORY = ("images_per_second", "step_seconds", "step_seconds_p90"), "device_memory_bytes"
 
 
 def read_run(
@@ -30,7 +31,7 @@ def read_run(
         status = "killed"
     train, evaluations = ([record for record in metrics if record["split"] == name] for name in ("train", "eval"))
     final = final_evaluation(evaluations, settings.train.epochs) if status in COUNTED else None
-    rate = images_per_second(train, settings.train.log_every_steps)
+    speed = speeds(train, settings.train.log_every_steps)
     params, macs = cost
     compressed = directory.path / COMPRESSED
     started = directory.read_description()
@@ -45,7 +46,7 @@ def read_run(
         if final is None
         else {
             **final,
-            **({} if rate is None else {"images_per_second": rate}),
+            **speed,
             **({"bytes": compressed.stat().st_size} if compressed.is_file() else {}),
         },
         train_curve=train,
@@ -85,14 +86,18 @@ def _predictions(directory: RunDirectory, final: Record) -> Predictions | None:
     return found if same else None
 
 
-def images_per_second(windows: Sequence[Record], log_every_steps: int) -> float | None:
-    """The median of the log windows that an evaluation, a checkpoint or a stop did not cut short; of all if it did."""
+def speeds(windows: Sequence[Record], log_every_steps: int) -> dict[str, float]:
+    """The medians of what log windows say of speed, and the most memory that a device had in use; what none says is
+    left out.
+
+    Of the windows that an evaluation, a checkpoint or a stop did not cut short; of all if each was.
+    """
     before = [0, *(record["step"] for record in windows)]
     whole = [
         record for start, record in zip(before, windows, strict=False) if record["step"] - start == log_every_steps
     ]
-    rates = [record["images_per_second"] for record in whole or windows]
-    return statistics.median(rates) if rates else None
+    said = {name: [x for each in whole or windows if (x := each.get(name)) is not None] for name in (*MEDIANS, MEMORY)}
+    return {name: max(xs) if name == MEMORY else statistics.median(xs) for name, xs in said.items() if xs}
 
 
 def _images(started: Mapping[str, Any], settings: Settings) -> dict[str, int]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from squeezenet_jax import report, settings
 from squeezenet_jax.data import catalog, fingerprint
-from squeezenet_jax.experiment import results
+from squeezenet_jax.experiment import loggers, results
 from squeezenet_jax.experiment.plan import Plan, PlannedRun, flatten
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.runs.directory import FINISHED, RunDirectory, read_json, write_json, write_text
@@ -85,6 +85,7 @@ def prepare(plan: Plan, names: Collection[str]) -> None:
     devices.keep_compiled_programs()
     for planned in plan.runs:
         if planned.name in names:
+            loggers.check(planned.settings.logging)
             train.check(planned.settings)
 
 
@@ -121,7 +122,8 @@ def run_one(
     )
     directory.write_status("running")
     try:
-        status, message = train.train(planned.settings, directory, reporter, should_stop), ""
+        with loggers.attached(reporter, directory, planned.settings, f"{plan.experiment} on {plan.preset}") as told:
+            status, message = train.train(planned.settings, directory, told, should_stop), ""
     except (UserError, OSError) as error:  # wrong input, or a disk that is full or gone: the others would fail alike
         with contextlib.suppress(OSError):
             directory.write_status("failed", str(error))

@@ -5,6 +5,7 @@ A number more is a field of `comparison.Row` (or an expression over its `runs`) 
 """
 
 import dataclasses
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,7 @@ class Column:
       narrow_below: The same where the console is narrow, with its title.
       kind: CSS classes of the row's cell; the console knows some of them.
       detail: Whether it is for those who look closer: in a second table, which the console leaves out.
+      speed: Whether it is for those who ask what a step costs: in a third table, which the console leaves out as well.
     """
 
     title: str
@@ -53,6 +55,7 @@ class Column:
     narrow_below: str = ""
     kind: Callable[[Row], str] = _blank
     detail: bool = False
+    speed: bool = False
 
 
 def _delta(row: Row) -> str:
@@ -82,6 +85,21 @@ def _beats(row: Row) -> str:
 def _macs(row: Row) -> str:
     unit, scale = ("M", 10**6) if row.macs >= 10**6 else ("k", 10**3)
     return f"{row.macs / scale:,.1f} {unit}"
+
+
+def _mean_of(name: str) -> Callable[[Row], float | None]:
+    """Of what the results of a row's runs say under this name."""
+
+    def mean(row: Row) -> float | None:
+        said = [run.result[name] for run in row.runs if run.result and name in run.result]
+        return statistics.fmean(said) if said else None
+
+    return mean
+
+
+def _scaled(name: str, factor: float, decimals: int) -> Callable[[Row], str]:
+    value = _mean_of(name)
+    return lambda row: "–" if (mean := value(row)) is None else f"{factor * mean:,.{decimals}f}"
 
 
 COLUMNS = (
@@ -220,13 +238,41 @@ COLUMNS = (
         ),
         detail=True,
     ),
+    Column(
+        "step ms",
+        "step_seconds",
+        _mean_of("step_seconds"),
+        _scaled("step_seconds", 1e3, 2),
+        lambda comparison: (
+            "step ms: milliseconds from one training step's end to the next one's, the median of each run, averaged "
+            "over the runs; evaluations and checkpoints are not in it."
+        ),
+        speed=True,
+    ),
+    Column(
+        "step ms, 90 %",
+        "step_seconds_p90",
+        _mean_of("step_seconds_p90"),
+        _scaled("step_seconds_p90", 1e3, 2),
+        lambda comparison: "step ms, 90 %: what nine of ten steps stay below.",
+        speed=True,
+    ),
+    Column(
+        "device GiB",
+        "device_memory_bytes",
+        _mean_of("device_memory_bytes"),
+        _scaled("device_memory_bytes", 2**-30, 2),
+        lambda comparison: "device GiB: the most memory in use on the fullest device, where its backend says so.",
+        speed=True,
+    ),
     Column("", "baseline", lambda row: row.baseline),
     Column("", "seeds", lambda row: list(row.seeds)),
     Column("", "pairs", lambda row: len(row.differences)),
 )
 
-SHOWN = tuple(column for column in COLUMNS if column.title and not column.detail)
+SHOWN = tuple(column for column in COLUMNS if column.title and not column.detail and not column.speed)
 DETAILS = tuple(column for column in COLUMNS if column.detail)
+SPEED = tuple(column for column in COLUMNS if column.speed)
 
 
 def reading(comparison: Comparison) -> list[str]:
@@ -239,3 +285,9 @@ def details(comparison: Comparison) -> tuple[list[Column], list[Row]]:
     rows = [row for row in comparison.others if row.pairs]
     told = [column for column in DETAILS if any(column.text(row) != "–" for row in rows)]
     return ([COLUMNS[0], *told] if told else []), rows
+
+
+def speed(comparison: Comparison) -> list[Column]:
+    """The third table's columns that have something to say, the first being the settings; its rows are all."""
+    told = [column for column in SPEED if any(column.text(row) != "–" for row in comparison.rows)]
+    return [COLUMNS[0], *told] if told else []

@@ -40,7 +40,7 @@ class Run:
     status: str  # "done" or one of STATUSES
     params: int
     macs: int
-    final: Mapping[str, float] | None  # loss, top1, top5, count, images_per_second; None: no exact evaluation
+    final: Mapping[str, float] | None  # loss, top1, top5, count, and what was said of speed; None: no exact evaluation
     train_curve: Sequence[Mapping[str, float]] = ()  # step, epoch, loss, top1
     eval_curve: Sequence[Mapping[str, float]] = ()  # step, epoch, loss, top1, top5
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # all of them, flat: "train.batch_size"

@@ -16,7 +16,7 @@ import rich.table
 import rich.text
 
 from squeezenet_jax.report import across
-from squeezenet_jax.report.columns import COLUMNS, SHOWN, Column, details, reading
+from squeezenet_jax.report.columns import COLUMNS, SHOWN, Column, details, reading, speed
 from squeezenet_jax.report.comparison import Comparison, Row
 from squeezenet_jax.report.conditions import differences, summary
 from squeezenet_jax.report.wording import answer, footnotes
@@ -73,6 +73,9 @@ def markdown(comparison: Comparison) -> str:
     looked, rows = details(comparison)
     closer = ["## A closer look", "", *_markdown_columns(looked, rows), ""] if looked else []
     closer += [f"- {text}" for column in looked if (text := column.meaning(comparison))]
+    if cost := speed(comparison):
+        closer += [*[""] * bool(closer), "## Speed", "", *_markdown_columns(cost, comparison.rows), ""]
+        closer += [f"- {text}" for column in cost if (text := column.meaning(comparison))]
     table = _markdown_columns(SHOWN, comparison.rows)
     parts = [title, "", answer(comparison), "", *how, *table, "", "How to read it:", "", *notes, "", *closer]
     return "\n".join([*parts, ""] if closer else parts)

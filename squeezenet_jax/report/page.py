@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from squeezenet_jax.report import across, figures
-from squeezenet_jax.report.columns import SHOWN, Column, details, reading
+from squeezenet_jax.report.columns import SHOWN, Column, details, reading, speed
 from squeezenet_jax.report.comparison import Comparison, Row
 from squeezenet_jax.report.conditions import conditions, differences, environment, summary
 from squeezenet_jax.report.wording import answer
@@ -37,13 +37,21 @@ def _table(comparison: Comparison) -> str:
 
 
 def _details(comparison: Comparison) -> str:
-    """The second table and how to read it; nothing where no pairs of runs say anything."""
+    """The second and the third table and how to read them; nothing of one that has nothing to say."""
     columns, rows = details(comparison)
+    closer = _with_notes(
+        "A closer look", columns, rows, "What the pairs of runs say about each difference.", comparison
+    )
+    return closer + _with_notes("Speed", speed(comparison), comparison.rows, "What a training step costs.", comparison)
+
+
+def _with_notes(
+    title: str, columns: Sequence[Column], rows: Sequence[Row], caption: str, comparison: Comparison
+) -> str:
     if not columns:
         return ""
     notes = "".join(f"<li>{html.escape(text)}</li>" for column in columns if (text := column.meaning(comparison)))
-    table = _columns(columns, rows, "What the pairs of runs say about each difference.")
-    return f"<h2>A closer look</h2>{table}<ul>{notes}</ul>"
+    return f"<h2>{title}</h2>{_columns(columns, rows, caption)}<ul>{notes}</ul>"
 
 
 def _columns(columns: Sequence[Column], rows: Sequence[Row], caption: str) -> str:

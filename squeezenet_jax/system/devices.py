@@ -145,6 +145,12 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(put, tree)
 
 
+def peak_memory() -> int | None:
+    """Bytes that the fullest of this process's devices has had in use at most; None where the backend does not say."""
+    used = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+    return max((int(count) for count in used if count is not None), default=None)
+
+
 class Pace:
     """Keeps the host at most `IN_FLIGHT` programs ahead of the devices, whose memory holds the batch of each."""
 

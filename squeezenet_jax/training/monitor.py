@@ -1,13 +1,16 @@
 """Watches a run: log lines that do not make the training wait, and the verdicts `diverged` and `stalled`."""
 
+import itertools
 import math
+import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from squeezenet_jax.runs.directory import RunDirectory
 from squeezenet_jax.settings import Settings
+from squeezenet_jax.system import devices
 from squeezenet_jax.training import objective
 
 
@@ -135,9 +138,11 @@ class Monitor:
         mean |= {name: total[name] / len(window) for name in ("grad_norm", "learning_rate")}
         mean["images_per_second"] = mean.pop("count") / len(window) * steps / seconds
         mean["input_wait"] = min((end.waited - begin.waited) / seconds, 1.0)
+        mean["step_seconds"], mean["step_seconds_p90"] = _typical(self._marks[: self._marks.index(end) + 1])
         epoch = last_step / self._steps_per_epoch
         finite = {name: value if math.isfinite(value) else None for name, value in mean.items()}
-        self.write({"split": "train", "step": last_step, "epoch": epoch} | finite)
+        memory = {"device_memory_bytes": devices.peak_memory()}
+        self.write({"split": "train", "step": last_step, "epoch": epoch} | finite | memory)
         self._judge(mean["loss"], epoch)
 
     def _judge(self, loss: float, epoch: float) -> None:
@@ -154,6 +159,14 @@ class Monitor:
 
     def _predicts_nothing(self, loss: float) -> bool:
         return abs(loss - self._guessing) < self._margin
+
+
+def _typical(marks: Sequence[_Mark]) -> tuple[float, float]:
+    """(median, 90th percentile) of the seconds of a step; those computed between two looks took the same each."""
+    each = [
+        (b.clock - a.clock) / (b.step - a.step) for a, b in itertools.pairwise(marks) for _ in range(b.step - a.step)
+    ]
+    return statistics.median(each), sorted(each)[math.ceil(0.9 * len(each)) - 1]
 
 
 def _is_computed(tally: objective.Tally) -> bool:

@@ -38,6 +38,11 @@ def test_there_is_a_line_for_each_run_and_one_for_all_with_the_time_left(monkeyp
     text = file.getvalue()
     assert "run 2/5 [seed]=1: step 50/100, loss 2.0000, 5 images/s, 0m30s left" in text
     assert "run 1/5 [seed]=0: beware" in text
+    costly = {"step_seconds": 0.0123, "step_seconds_p90": 0.02, "device_memory_bytes": 3 * 2**30}
+    reporters[0].record(
+        {"split": "train", "step": 11, "loss": 2.0, "images_per_second": 5.0, "input_wait": 0.0, **costly}
+    )
+    assert "5 images/s, 12.3 ms a step (90 % below 20), 3.0 GiB, " in reporters[0].line()
     assert ("run 1/5 [seed]=0: started" in text) == (not terminal)
     assert ("all: 0 of 5 runs ended, 2 running, 7m30s left\n" in text) == (not terminal)
     if terminal:

@@ -49,6 +49,15 @@ def test_a_finished_run_has_its_last_evaluation_and_the_speed_of_its_whole_windo
     assert run.overrides == {"model.bypass": "none"}
 
 
+def test_step_times_are_medians_and_memory_is_the_most_in_use_and_what_is_not_said_is_left_out(tmp_path):
+    assert results.speeds([{"step": 4}], 4) == {} == results.speeds([], 4)
+    windows = [
+        {"step": step, "step_seconds": step / 100, "step_seconds_p90": step / 50, "device_memory_bytes": memory}
+        for step, memory in ((4, 100), (8, 300), (9, 900), (12, None), (16, 200))  # that of 9 was cut short
+    ]
+    assert results.speeds(windows, 4) == {"step_seconds": 0.08, "step_seconds_p90": 0.16, "device_memory_bytes": 300}
+
+
 def test_the_majority_class_is_that_of_the_evaluated_images(tiny, tmp_path):
     directory = finished(tmp_path)
     for recorded, majority in (

@@ -314,3 +314,20 @@ def test_what_varied_between_seeds_knows_every_source_of_randomness() -> None:
     for source in ("initialisation", "order of the images", "crops and flips", "mixup", "cutout", "dropout"):
         assert source in text
     assert len(Purpose) == 7  # one more needs a line in `conditions.RANDOM`
+
+
+def test_the_cost_of_a_step_is_a_table_of_its_own_where_runs_say_it(tmp_path: Path) -> None:
+    cost = {"step_seconds": 0.0125, "step_seconds_p90": 0.02, "device_memory_bytes": 3 * 2**29}
+    told = [dataclasses.replace(run, final={**(run.final or {}), **cost}) for run in runs_of()]
+    comparison = compare("bypass", "digits", BASE, told)
+    write(comparison, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "## Speed" in text and f"| {SIMPLE} | 12.50 | 20.00 | 1.50 |" in text
+    assert "<h2>Speed</h2>" in (tmp_path / "report.html").read_text()
+    assert json.loads((tmp_path / "report.json").read_text())["rows"][0]["step_seconds"] == pytest.approx(0.0125)
+    only_time = [dataclasses.replace(run, final={**(run.final or {}), "step_seconds": 0.5}) for run in runs_of()]
+    assert [each.name for each in columns.speed(compare("bypass", "digits", BASE, only_time))] == [
+        "name",
+        "step_seconds",
+    ]
+    assert columns.speed(compare("bypass", "digits", BASE, runs_of())) == []

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -401,6 +402,17 @@ def test_images_per_second_are_those_of_the_device_however_a_window_ends(
         assert record["images_per_second"] <= fastest / (1 - min(error, 0.5)), record
         assert record["images_per_second"] >= (0.2 if pauses else 1 / (1 + error)) * typical, record
         assert record["input_wait"] <= 1
+        assert 0 <= record["step_seconds"] <= record["step_seconds_p90"]
+        assert record["device_memory_bytes"] is None  # a CPU does not say
+        if not pauses and shortest >= 4:  # the device does a step in one second, or waits for its batch
+            assert record["step_seconds"] == pytest.approx(max(1.0, input_seconds), rel=0.5), record
+
+
+def test_the_fullest_device_says_how_much_memory_is_in_use(monkeypatch):
+    counts = [{"peak_bytes_in_use": 5}, None, {"peak_bytes_in_use": 7, "bytes_in_use": 1}, {}]
+    found = [types.SimpleNamespace(memory_stats=lambda count=count: count) for count in counts]
+    monkeypatch.setattr(devices.jax, "local_devices", lambda: found)
+    assert devices.peak_memory() == 7
 
 
 def watched(tiny, tmp_path, losses, label_entropy=None):
