@@ -170,7 +170,8 @@ def python(installed, folder, code):
 @pytest.mark.slow
 def test_the_package_alone_is_installed_whole_with_the_dependencies_of_the_requirements_files(installed):
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(installed)}))
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "squeezenet_jax").rglob("*.py")}
+    sources = [path for path in (ROOT / "squeezenet_jax").rglob("*.*") if path.suffix in (".py", ".css", ".js")]
+    modules = {str(path.relative_to(ROOT)) for path in sources}
     (info,) = packages.glob("squeezenet_jax-*.dist-info")
     files = {line.split(",")[0] for line in (info / "RECORD").read_text().splitlines()}
     files = {file for file in files if not file.startswith(info.name) and not file.endswith(".pyc")}
