@@ -33,7 +33,7 @@ def _table(comparison: Comparison) -> str:
     caption = "Accuracy, difference to the baseline, size and speed of each setting."
     if how := summary(comparison):
         caption += f" {html.escape(how[0].upper() + how[1:])}."
-    return _columns(shown, comparison.rows, caption)
+    return _columns(comparison, shown, comparison.rows, caption)
 
 
 def _details(comparison: Comparison) -> str:
@@ -51,18 +51,19 @@ def _with_notes(
     if not columns:
         return ""
     notes = "".join(f"<li>{html.escape(text)}</li>" for column in columns if (text := column.meaning(comparison)))
-    return f"<h2>{title}</h2>{_columns(columns, rows, caption)}<ul>{notes}</ul>"
+    return f"<h2>{title}</h2>{_columns(comparison, columns, rows, caption)}<ul>{notes}</ul>"
 
 
-def _columns(columns: Sequence[Column], rows: Sequence[Row], caption: str) -> str:
-    """A table whose first column is the rows' heading."""
+def _columns(comparison: Comparison, columns: Sequence[Column], rows: Sequence[Row], caption: str) -> str:
+    """A table whose first column is the rows' heading; a row has the number that it has in the comparison."""
     first, *others = columns
     lines = []
-    for place, row in enumerate(rows):
+    places = {row.name: place for place, row in enumerate(comparison.rows)}
+    for row in rows:
         data = "".join(
             _data(column.text(row), column.title, column.kind(row), _sort_value(column.value(row))) for column in others
         )
-        lines.append(f'<tr role="row" data-row="{place}">{_row_heading(first.text(row))}{data}</tr>')
+        lines.append(f'<tr role="row" data-row="{places[row.name]}">{_row_heading(first.text(row))}{data}</tr>')
     return _laid_out([column.title for column in columns], lines, caption)
 
 
