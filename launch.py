@@ -75,7 +75,8 @@ def main(argv: list[str]) -> int:
         print(f"{__doc__}\n{flags.FLAGS.main_module_help()}\n\n{settings_help(argv)}")
         return 0
     asked = parse(argv)
-    workdir = storage.expand(WORKDIR.value or asked.default_workdir, "--workdir")
+    place = WORKDIR.value or asked.default_workdir
+    workdir = storage.expand(place, "--workdir")
     if not LIST.value:
         fetch_runs(workdir)
     whole = asked.plan(recorded=recorded_config(workdir) if REPORT.value else None)
@@ -90,7 +91,6 @@ def main(argv: list[str]) -> int:
     if at_a_time != 1 and (on_slurm or (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value) != (None,) * 3):
         with_ = "--launcher slurm, which runs all at a time" if on_slurm else "--coordinator and its like"
         raise UserError(f"--jobs: is for one process on one machine, not for {with_}")
-    place = WORKDIR.value or asked.default_workdir
     if on_slurm:
         storage.local_only(place, "--workdir", "Slurm's nodes need a shared folder")
     if at_a_time != 1:

@@ -79,6 +79,18 @@ PLAIN: Group = {
     "train.ema_decay": 0.0,
 }
 
+# Mirrored, and shifted by an eighth of their side, which follows from their size. Mean and std are the training
+# images'.
+CIFAR_10: Group = {
+    "data.name": "cifar10",
+    "data.channels": 3,
+    "data.mean": (0.491, 0.482, 0.447),
+    "data.std": (0.247, 0.243, 0.262),
+    "data.crop": "whole",
+    "data.flip": True,
+    "data.exif_orientation": False,
+}
+
 # -- optimisers --------------------------------------------------------------------------------------------------------
 # Trains all three bypasses; chosen on digits, on a part of the training images (train[80%:]).
 ADAMW: Group = {
@@ -179,19 +191,13 @@ PRESETS: dict[str, Group] = {
         **TEN_EPOCHS,
     },
     # 60,000 photographs, 32x32 px, enlarged to twice that for v1.1's stem: twenty minutes a run on two cores.
-    # docs/data.md has the command that prepares it. Mean and std are the training images'.
+    # docs/data.md has the command that prepares it.
     "cifar10": {
         **V1_1,
         **LSUV,
-        "data.name": "cifar10",
+        **CIFAR_10,
         "data.image_size": 64,
-        "data.channels": 3,
-        "data.mean": (0.491, 0.482, 0.447),
-        "data.std": (0.247, 0.243, 0.262),
-        "data.crop": "whole",
         "data.crop_padding": 8,
-        "data.flip": True,
-        "data.exif_orientation": False,
         **ADAMW,
         "optimizer.peak_lr": 1e-3,
         "train.epochs": 10.0,
@@ -206,15 +212,9 @@ PRESETS: dict[str, Group] = {
         "model.geometry": "same",
         "model.width": 0.175,
         **LSUV,
-        "data.name": "cifar10",
+        **CIFAR_10,
         "data.image_size": 32,
-        "data.channels": 3,
-        "data.mean": (0.491, 0.482, 0.447),
-        "data.std": (0.247, 0.243, 0.262),
-        "data.crop": "whole",
         "data.crop_padding": 4,
-        "data.flip": True,
-        "data.exif_orientation": False,
         **ADAMW,
         "train.epochs": 8.0,
         "train.batch_size": 64,

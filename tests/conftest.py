@@ -17,8 +17,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE.name)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from absl import flags
@@ -35,6 +36,17 @@ from tiny_settings import make_settings
 from squeezenet_jax.settings import Settings
 
 flags.FLAGS.mark_as_parsed()  # array_record reads absl flags, which nobody parses here
+
+
+@pytest.fixture(scope="module")
+def google_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A bucket of Google's on loopback, and this process's environment leading to it."""
+    for package in ("google.cloud.storage", "gcp_storage_emulator"):
+        pytest.importorskip(package)
+    from store_servers import reached
+
+    with reached("gs", tmp_path_factory.mktemp("store")) as store:
+        yield store
 
 
 @pytest.fixture

@@ -36,11 +36,9 @@ def path_of(text: str) -> Path:
     What lies in a bucket is copied first. `UserError`, which begins with the text, where that is not possible.
     """
     try:
-        path = storage.expand(text)
-        storage.fetch(path)
+        return storage.brought(text)
     except UserError as error:
         raise UserError(f"{text}: {error}") from None
-    return path
 
 
 def out_path(text: str) -> Path:

@@ -111,9 +111,7 @@ def _read(images: str | Path | Sequence[str | Path], weights: Weights, report: C
     """float32 [N, H, W, C], as the network takes them. Of a folder, what is no image is left out, with a line."""
     whole_folder = isinstance(images, str | Path)
     if isinstance(images, str | Path):
-        folder = storage.expand(images, "images")
-        storage.fetch(folder)
-        paths = images_below(folder)
+        paths = images_below(storage.brought(images, "images"))
     else:
         paths = [Path(path) for path in images]
     read = []

@@ -44,6 +44,10 @@ class Split:
     start: int
     stop: int
 
+    def shared_with(self, other: "Split") -> int:
+        """How many images both have."""
+        return max(0, min(self.stop, other.stop) - max(self.start, other.start)) if self.name == other.name else 0
+
 
 def info(name: str, data_dir: str) -> DatasetInfo:
     """What `name` holds: read from `data_dir` where it is there, else what is known of it."""
@@ -133,9 +137,8 @@ def check(data: DataSettings) -> None:
     train, held_out = (
         parse_split(f"data.{field}", getattr(data, field), data.name, found) for field in ("train_split", "eval_split")
     )
-    first, behind = max(train.start, held_out.start), min(train.stop, held_out.stop)
-    if train.name == held_out.name and first < behind and not data.allow_overlap:
-        count = f"{behind - first:,} image{'s' if behind - first > 1 else ''}"
+    if (shared := train.shared_with(held_out)) and not data.allow_overlap:
+        count = f"{shared:,} image{'s' if shared > 1 else ''}"
         raise UserError(
             f"data.eval_split: {data.eval_split} shares {count} with data.train_split, which is "
             f"{data.train_split}; accuracy on them says nothing (data.allow_overlap=True evaluates them all the same)"

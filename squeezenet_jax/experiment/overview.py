@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezenet_jax.experiment.sweep import MANIFEST
-from squeezenet_jax.runs.directory import FINISHED, RunDirectory, read_json
+from squeezenet_jax.runs.directory import FINISHED, RunDirectory, begun, read_json
 from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import UserError
 
@@ -89,8 +89,7 @@ def _overview(path: Path) -> Overview:
     planned, shared = manifest.get("runs", {}), manifest.get("config", {})
     if not isinstance(planned, dict) or not isinstance(shared, dict):
         raise UserError(f"{path / MANIFEST}: is not what this program writes")
-    others = sorted(file.parent.name for file in path.glob("*/run.json"))
-    names = dict.fromkeys([*planned, *others])
+    names = dict.fromkeys([*planned, *begun(path)])
     title = f"{manifest.get('experiment', '?')} on {manifest.get('preset', '?')}"
     return Overview(path, title, tuple(_standing(RunDirectory(path / name)) for name in names))
 

@@ -188,8 +188,7 @@ def plan(
     if recorded is None:
         check_differences("sweep()", runs)
     baseline = _baseline(experiment, runs, names)
-    first = flat_configs[0]
-    fixed = {key: x for key, x in first.items() if key not in swept and all(flat[key] == x for flat in flat_configs)}
+    fixed = common(flat_configs, swept)
     return Plan(
         experiment.__name__, preset, baseline, fixed, tuple(runs), margin=_margin(experiment), asked_seeds=seeds
     )
@@ -252,6 +251,12 @@ def _resolved(flat: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> di
         return catalog.resolve(flat)
     left_open = ("data.num_classes", "data.eval_split")
     return {key: flat[key] or recorded.get(key, flat[key]) for key in left_open}
+
+
+def common(flat_configs: Sequence[Mapping[str, Any]], swept: Collection[str]) -> dict[str, Any]:
+    """What all runs' settings share, without what is swept."""
+    first = flat_configs[0]
+    return {key: x for key, x in first.items() if key not in swept and all(flat[key] == x for flat in flat_configs)}
 
 
 def check_names(where: str, names: Sequence[str]) -> None:

@@ -67,11 +67,7 @@ class Tuning:
                 flat_configs.append(flatten(dataclasses.asdict(run_settings)))
         planning.check_names("--grid", [run.name for run in runs])
         planning.check_differences("--grid", runs)
-        config = {
-            key: value
-            for key, value in flat_configs[0].items()
-            if key not in runs[0].overrides and all(flat[key] == value for flat in flat_configs)
-        }
+        config = planning.common(flat_configs, runs[0].overrides)
         values = self._shared if self._shared in self._points else self._points[0]
         of_sweep = [] if self.sweep.baseline == planning.ONE else [self.sweep.baseline]
         baseline = ",".join([*of_sweep, self._name(values)])
@@ -258,7 +254,7 @@ def parts(data: DataSettings) -> tuple[str, str]:
     if not train.start < cut < train.stop:
         raise UserError(f"--tune: data.train_split has too few images, {train.stop - train.start}, to hold some out")
     judged_on = f"{train.name}[{cut}:{train.stop}]"
-    if held_out.name == train.name and max(held_out.start, cut) < min(held_out.stop, train.stop):
+    if catalog.Split(train.name, cut, train.stop).shared_with(held_out):
         raise UserError(
             f"data.eval_split: {data.eval_split} shares images with {judged_on}, on which --tune would choose the "
             "recipe; evaluate on images that chose nothing"

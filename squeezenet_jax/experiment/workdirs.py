@@ -17,7 +17,7 @@ from squeezenet_jax.experiment.sweep import MANIFEST, SPELLINGS
 from squeezenet_jax.network.trace import count
 from squeezenet_jax.report.comparison import contrasted
 from squeezenet_jax.report.statistics.paired import MARGIN
-from squeezenet_jax.runs.directory import FINISHED, RunDirectory, read_json
+from squeezenet_jax.runs.directory import FINISHED, RunDirectory, begun, read_json
 from squeezenet_jax.system.errors import UserError, check_choice
 
 
@@ -114,8 +114,7 @@ def _read(path: Path) -> Workdir:
 
 def _runs(workdir: Workdir) -> Iterator[Found]:
     """The planned runs, started or not, then others of the experiment that were started before it planned less."""
-    others = sorted(path.parent.name for path in workdir.path.glob("*/run.json"))
-    for name in dict.fromkeys([*workdir.planned, *others]):
+    for name in dict.fromkeys([*workdir.planned, *begun(workdir.path)]):
         directory = RunDirectory(workdir.path / name)
         if described := directory.read_description():
             overrides, nested = described.get("overrides", {}), described.get("settings", {})

@@ -133,8 +133,7 @@ def pictures_in(folder: str | os.PathLike[str], weights: Weights, *, by_position
 
     Raises `UserError` where there is none.
     """
-    folder = storage.expand(folder, "--calibrate")
-    storage.fetch(folder)
+    folder = storage.brought(folder, "--calibrate")
     where = archives.printable(str(folder))
     paths = images_below(folder)
     found = layouts.class_folders(folder)

@@ -6,7 +6,7 @@ A number more is a field of `comparison.Row` (or an expression over its `runs`) 
 
 import dataclasses
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from squeezenet_jax.report.comparison import Comparison, Row
@@ -277,17 +277,40 @@ SPEED = tuple(column for column in COLUMNS if column.speed)
 
 def reading(comparison: Comparison) -> list[str]:
     """How to read the table: what its columns mean, then the footnotes."""
-    return [text for column in SHOWN if (text := column.meaning(comparison))] + footnotes(comparison)
+    return meanings(SHOWN, comparison) + footnotes(comparison)
 
 
-def details(comparison: Comparison) -> tuple[list[Column], list[Row]]:
-    """The second table's columns that have something to say, the first being the settings, and its rows."""
-    rows = [row for row in comparison.others if row.pairs]
-    told = [column for column in DETAILS if any(column.text(row) != "–" for row in rows)]
-    return ([COLUMNS[0], *told] if told else []), rows
+def meanings(columns: Iterable[Column], comparison: Comparison) -> list[str]:
+    """How to read these columns, without those whose title says it."""
+    return [text for column in columns if (text := column.meaning(comparison))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table behind the first one."""
+
+    title: str
+    caption: str
+    columns: Sequence[Column]  # the first being the settings
+    rows: Sequence[Row]
+
+
+def further_tables(comparison: Comparison) -> list[Table]:
+    """Those that have something to say."""
+    paired = [row for row in comparison.others if row.pairs]
+    tables = (
+        Table("A closer look", "What the pairs of runs say about each difference.", _telling(DETAILS, paired), paired),
+        Table("Speed", "What a training step costs.", speed(comparison), comparison.rows),
+    )
+    return [table for table in tables if table.columns]
 
 
 def speed(comparison: Comparison) -> list[Column]:
-    """The third table's columns that have something to say, the first being the settings; its rows are all."""
-    told = [column for column in SPEED if any(column.text(row) != "–" for row in comparison.rows)]
+    """The columns of what a step costs."""
+    return _telling(SPEED, comparison.rows)
+
+
+def _telling(columns: Iterable[Column], rows: Sequence[Row]) -> list[Column]:
+    """The settings and those columns that have something to say; nothing where none has."""
+    told = [column for column in columns if any(column.text(row) != "–" for row in rows)]
     return [COLUMNS[0], *told] if told else []

@@ -16,7 +16,7 @@ import rich.table
 import rich.text
 
 from squeezenet_jax.report import across
-from squeezenet_jax.report.columns import COLUMNS, SHOWN, Column, details, reading, speed
+from squeezenet_jax.report.columns import COLUMNS, SHOWN, Column, further_tables, meanings, reading
 from squeezenet_jax.report.comparison import Comparison, Row
 from squeezenet_jax.report.conditions import differences, summary
 from squeezenet_jax.report.wording import answer, footnotes
@@ -70,12 +70,10 @@ def markdown(comparison: Comparison) -> str:
     title = f"# {comparison.experiment} on {comparison.preset}"
     notes = [f"- {text}" for text in [*reading(comparison), *differences(comparison)]]
     how = [_escaped(text), ""] if (text := summary(comparison)) else []
-    looked, rows = details(comparison)
-    closer = ["## A closer look", "", *_markdown_columns(looked, rows), ""] if looked else []
-    closer += [f"- {text}" for column in looked if (text := column.meaning(comparison))]
-    if cost := speed(comparison):
-        closer += [*[""] * bool(closer), "## Speed", "", *_markdown_columns(cost, comparison.rows), ""]
-        closer += [f"- {text}" for column in cost if (text := column.meaning(comparison))]
+    closer: list[str] = []
+    for more in further_tables(comparison):
+        closer += [*[""] * bool(closer), f"## {more.title}", "", *_markdown_columns(more.columns, more.rows), ""]
+        closer += [f"- {text}" for text in meanings(more.columns, comparison)]
     table = _markdown_columns(SHOWN, comparison.rows)
     parts = [title, "", answer(comparison), "", *how, *table, "", "How to read it:", "", *notes, "", *closer]
     return "\n".join([*parts, ""] if closer else parts)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from squeezenet_jax.report import across, figures
-from squeezenet_jax.report.columns import SHOWN, Column, details, reading, speed
+from squeezenet_jax.report.columns import SHOWN, Column, further_tables, meanings, reading
 from squeezenet_jax.report.comparison import Comparison, Row
 from squeezenet_jax.report.conditions import conditions, differences, environment, summary
 from squeezenet_jax.report.wording import answer
@@ -37,21 +37,13 @@ def _table(comparison: Comparison) -> str:
 
 
 def _details(comparison: Comparison) -> str:
-    """The second and the third table and how to read them; nothing of one that has nothing to say."""
-    columns, rows = details(comparison)
-    closer = _with_notes(
-        "A closer look", columns, rows, "What the pairs of runs say about each difference.", comparison
-    )
-    return closer + _with_notes("Speed", speed(comparison), comparison.rows, "What a training step costs.", comparison)
-
-
-def _with_notes(
-    title: str, columns: Sequence[Column], rows: Sequence[Row], caption: str, comparison: Comparison
-) -> str:
-    if not columns:
-        return ""
-    notes = "".join(f"<li>{html.escape(text)}</li>" for column in columns if (text := column.meaning(comparison)))
-    return f"<h2>{title}</h2>{_columns(comparison, columns, rows, caption)}<ul>{notes}</ul>"
+    """The tables behind the first one, and how to read them."""
+    texts = []
+    for more in further_tables(comparison):
+        table = _columns(comparison, more.columns, more.rows, more.caption)
+        notes = "".join(f"<li>{html.escape(text)}</li>" for text in meanings(more.columns, comparison))
+        texts.append(f"<h2>{more.title}</h2>{table}<ul>{notes}</ul>")
+    return "".join(texts)
 
 
 def _columns(comparison: Comparison, columns: Sequence[Column], rows: Sequence[Row], caption: str) -> str:

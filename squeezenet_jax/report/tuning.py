@@ -23,7 +23,7 @@ def chose_the_recipe(run: Run) -> bool:
         catalog.parse_split("data.eval_split", text, run.settings["data.name"], dataset)
         for text in (judged_on, evaluated_on)
     )
-    return chosen.name == own.name and max(chosen.start, own.start) < min(chosen.stop, own.stop)
+    return chosen.shared_with(own) > 0
 
 
 def judged_on(run: Run) -> str:

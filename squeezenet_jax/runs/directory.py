@@ -35,6 +35,11 @@ def fetch_runs(workdir: Path) -> None:
     storage.fetch(workdir, lambda key: "/checkpoints/" not in key)
 
 
+def begun(workdir: Path) -> list[str]:
+    """The names of the runs that were ever started in a workdir, sorted."""
+    return sorted(path.parent.name for path in workdir.glob("*/run.json"))
+
+
 class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path

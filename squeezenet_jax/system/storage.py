@@ -125,6 +125,13 @@ def fetch(path: Path, wanted: Callable[[str], bool] = lambda key: True, *, exact
                 job.result()
 
 
+def brought(place: str | os.PathLike[str], field: str = "") -> Path:
+    """`expand`, with all that the bucket has there."""
+    path = expand(place, field)
+    fetch(path)
+    return path
+
+
 @functools.cache
 def fetch_once(path: Path, wanted: Callable[[str], bool] = lambda key: True) -> None:
     """`fetch` of what only grows, once in a process: what was made here, and has not gone up, stays."""

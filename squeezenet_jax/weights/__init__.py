@@ -113,8 +113,7 @@ def locate(path: str | os.PathLike[str]) -> named.Found:
     """Where weights lie: what has a name is downloaded first, unless it is here; a `Path` is never a name."""
     found = named.find(path, SUFFIXES) if isinstance(path, str) else None
     if found is None:
-        found = named.Found(storage.expand(path), "", None)
-        storage.fetch(found.path)
+        found = named.Found(storage.brought(path), "", None)
     return found
 
 
@@ -152,8 +151,7 @@ def check_suffix(path: Path, layout: str = LAYOUTS[0]) -> None:
 
 def read_labels(path: str | os.PathLike[str], field: str = "labels") -> tuple[str, ...]:
     """Class names from a file with one a line, in class order. `UserError`, which begins with `field`, otherwise."""
-    path = storage.expand(path, field)
-    storage.fetch(path)
+    path = storage.brought(path, field)
     try:
         if not path.is_file() or path.stat().st_size > MAX_LABELS_BYTES:
             raise UserError(f"{field}: {path} is not a file of class names")

@@ -4,24 +4,13 @@ import dataclasses
 import io
 
 import numpy as np
-import pytest
-
-pytest.importorskip("google.cloud.storage")
-pytest.importorskip("gcp_storage_emulator")
-
 from PIL import Image
-from store_servers import BUCKET, reached
+from store_servers import BUCKET
 
 from squeezenet_jax.__main__ import main
 from squeezenet_jax.data import catalog, sources
 from squeezenet_jax.settings import DataSettings
 from squeezenet_jax.system import buckets, storage
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    with reached("gs", tmp_path_factory.mktemp("store")) as store:
-        yield store
 
 
 def jpeg(seed):
@@ -38,14 +27,16 @@ def forget(monkeypatch, cache):
     storage._cached.clear()
 
 
-def test_a_dataset_that_is_prepared_into_a_bucket_is_read_from_it_elsewhere(store, tmp_path, monkeypatch, capsys):
+def test_a_dataset_that_is_prepared_into_a_bucket_is_read_from_it_elsewhere(
+    google_store, tmp_path, monkeypatch, capsys
+):
     for split, number in (("train", 12), ("val", 4)):
         for i in range(number):
             path = tmp_path / "flowers" / split / ("rose", "tulip")[i % 2] / f"{i:02}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(jpeg(i))
     forget(monkeypatch, tmp_path / "here")
-    out = f"{store.root}/data"
+    out = f"{google_store.root}/data"
     assert main(["prepare", str(tmp_path / "flowers"), "--out", out]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f"wrote {out}/flowers/1.0.0\n") and f"--config.data.dir={out}" in printed
