@@ -2,14 +2,16 @@
 
 Every write of it has the condition that nobody else has written it since, so of two that want it one has it. Whoever
 finds one waits until it is renewed (somebody is there) or has not been for `EXPIRY` seconds of his own clock; clocks of
-two machines are never compared. A process that was stopped for so long, and whose lease somebody else has by then,
-finds out before its next write. Standard library only. Read next: `storage.py`.
+two machines are never compared. Every object of the folder is written with the condition that it is as its writer
+knows it: a process that was stopped for so long that somebody else has the lease, even in the middle of a write,
+replaces nothing that the other wrote. Standard library only. Read next: `storage.py`.
 """
 
 import contextlib
 import json
 import os
 import platform
+import posixpath
 import sys
 import threading
 import time
@@ -33,6 +35,7 @@ class Lease:
         self._bucket, self._key = bucket, key
         self._token, self._version = uuid.uuid4().hex, ABSENT
         self._renewed = 0.0
+        self._versions: dict[str, str] = {}  # of the folder's objects, as this process knows them
         self._mutex, self._ended = threading.Lock(), threading.Event()
         self._lost: TryAgain | None = None
 
@@ -60,6 +63,8 @@ class Lease:
             if content.get("token") != self._token:
                 return str(content.get("holder") or "another process")
             self._adopt()
+        folder = f"{posixpath.dirname(self._key)}/"
+        self._versions = {key: entry.version for key, entry in self._bucket.entries(folder).items()}
         threading.Thread(target=self._keep, daemon=True, name="lease").start()
         return None
 
@@ -70,6 +75,33 @@ class Lease:
                 raise self._lost
             if _clock() - self._renewed > EXPIRY / 2:
                 self._renew()
+
+    def write(self, key: str, content: bytes) -> None:
+        """Replaces an object of the folder. Raises `TryAgain`, and changes nothing, where somebody else has the lease."""
+        self.check()
+        while True:
+            try:
+                self._versions[key] = self._bucket.write(key, content, expected=self._versions.get(key, ABSENT))
+                return
+            except (Conflict, FileNotFoundError):  # who leads S3 to replace what is not there is told the latter
+                found, version = self._content(key)
+                with self._mutex:
+                    self._renew()  # after the look: whatever another holder writes is later, and meets the condition
+                self._versions[key] = version
+                if found == content:  # an earlier try had succeeded, and its answer was lost
+                    return
+
+    def delete(self, key: str) -> None:
+        """Removes an object of the folder, if it is there. Raises `TryAgain` where somebody else has the lease."""
+        self.check()
+        self._bucket.delete(key)
+        self._versions.pop(key, None)
+
+    def _content(self, key: str) -> tuple[bytes | None, str]:
+        try:
+            return self._bucket.read(key)
+        except FileNotFoundError:
+            return None, ABSENT
 
     def release(self) -> None:
         self._ended.set()
@@ -104,12 +136,9 @@ class Lease:
         self._renewed = _clock()
 
     def _read(self) -> tuple[dict[str, Any], str]:
+        content, version = self._content(self._key)
         try:
-            content, version = self._bucket.read(self._key)
-        except FileNotFoundError:
-            return {}, ABSENT
-        try:
-            found = json.loads(content)
+            found = json.loads(content or b"{}")
         except ValueError:
             found = {}
         return found if isinstance(found, dict) else {}, version
@@ -138,16 +167,9 @@ def held(bucket: Bucket, key: str, folder: Path) -> Iterator[str | None]:
         del _held[folder]
 
 
-def covers(path: Path) -> bool:
-    """Whether this process holds the lease of the folder that `path` lies in."""
-    return any(path.is_relative_to(folder) for folder in list(_held))
-
-
-def check(path: Path) -> None:
-    """Raises `TryAgain` where the lease of the folder that `path` lies in is somebody else's by now."""
-    for folder, lease in list(_held.items()):
-        if path.is_relative_to(folder):
-            lease.check()
+def over(path: Path) -> Lease | None:
+    """The lease that this process holds, or held, of the folder that `path` lies in."""
+    return next((lease for folder, lease in list(_held.items()) if path.is_relative_to(folder)), None)
 
 
 def is_held(bucket: Bucket, key: str) -> bool:

@@ -118,6 +118,52 @@ def test_a_lease_is_one_processes_until_it_is_not_renewed(bucket, tmp_path, monk
     assert lease.Lease(bucket, "leased/lock").acquire() is None
 
 
+def test_a_process_that_was_stopped_in_the_middle_of_a_write_replaces_nothing_of_the_next_holders(bucket, monkeypatch):
+    monkeypatch.setattr(lease, "EXPIRY", 0.5)
+    monkeypatch.setattr(lease, "LOOKS", 0.05)
+    first, second = (lease.Lease(bucket, "fenced/lock") for _ in range(2))
+    monkeypatch.setattr(lease, "_is_free", lambda content: not content.get("holder"))  # as on two machines
+    assert first.acquire() is None
+    first.write("fenced/log", b"1")
+    first._ended.set()
+    assert second.acquire() is None
+    second.write("fenced/log", b"1, 2, 3")
+    second.write("fenced/result", b"3")
+    monkeypatch.setattr(first, "check", lambda: None)  # it had looked before it was stopped
+    for key in ("fenced/log", "fenced/result"):
+        with pytest.raises(TryAgain, match=r"fenced/lock: the lease of this process ended and .* has it now"):
+            first.write(key, b"1, 2")
+    assert bucket.read("fenced/log")[0] == b"1, 2, 3" and bucket.read("fenced/result")[0] == b"3"
+    second.write("fenced/log", b"1, 2, 3, 4")
+    second.release()
+
+
+def test_who_holds_a_lease_writes_whatever_became_of_the_object(bucket, monkeypatch):
+    held = lease.Lease(bucket, "kept/lock")
+    assert held.acquire() is None
+    held.write("kept/log", b"1")
+    bucket.write("kept/log", b"a person's")
+    held.write("kept/log", b"2")
+    bucket.delete("kept/log")
+    held.write("kept/log", b"3")
+    assert bucket.read("kept/log")[0] == b"3"
+    lost = bucket.write  # the write succeeds, its answer does not arrive, and it is tried again
+
+    def write(key, content, expected=None):
+        lost(key, content, expected)
+        monkeypatch.undo()
+        return lost(key, content, expected)
+
+    monkeypatch.setattr(bucket, "write", write)
+    held.write("kept/log", b"4")
+    held.write("kept/log", b"5")
+    assert bucket.read("kept/log")[0] == b"5"
+    held.delete("kept/log")
+    held.write("kept/log", b"6")
+    assert bucket.read("kept/log")[0] == b"6"
+    held.release()
+
+
 def test_what_a_process_of_this_machine_left_when_it_was_killed_is_free_at_once(bucket):
     gone = lease._this_process() | {"holder": "x", "process": 2**22 + 1}
     assert lease._is_free(gone)
