@@ -6,7 +6,7 @@
 Sides take turns, A B A B. `jobs`: the main job with `--jobs 1` and `--jobs 2`; in each turn first with an empty cache
 of compiled programs and then, in a new workdir, with the cache that this filled. `bucket`: one run of CIFAR-10's
 preset, shortened, with its workdir on the local disk and in a bucket of an emulator on this machine. What stands behind
-`--` is passed on to launch.py. A ratio is of one round, above 1 where the second side is faster. README.md beside this
+`--` is passed on to launch.py. A ratio is of one round, above 1 where the side named first is faster. README.md beside this
 file says what is measured and what disturbs it.
 """
 
@@ -37,6 +37,7 @@ from squeezenet_jax.system import cores, storage  # noqa: E402
 MAIN_JOB = ("--config", "experiments/bypass.py")
 RUN = "bypass=none,seed=0"
 CIFAR_10 = ("--config", "experiments/bypass.py:cifar10", "--only", RUN)
+WARM_UP = 0.2  # of the epochs, as in the preset
 
 Turn = dict[str, Any]  # what one process of one side gave
 Ratios = dict[str, float]  # of one round
@@ -111,7 +112,8 @@ def measure_jobs(args: argparse.Namespace, folder: Path) -> tuple[list[dict[str,
 def measure_bucket(args: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Turn]], list[Ratios]]:
     cache = folder / "cache"
     arguments = [*CIFAR_10, f"--config.data.dir={Path(args.data).expanduser().absolute()}"]
-    arguments += [f"--config.train.epochs={args.epochs}", *args.passed_on]
+    warmup = WARM_UP * args.epochs
+    arguments += [f"--config.train.epochs={args.epochs}", f"--config.optimizer.warmup_epochs={warmup}", *args.passed_on]
     tell(-1, "local disk, to fill the cache", launch(arguments, str(folder / "first"), cache))
     rounds, ratios = [], []
     with store_servers.reached(args.scheme, folder / "store") as store:
