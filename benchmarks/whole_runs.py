@@ -6,8 +6,8 @@
 Sides take turns, A B A B. `jobs`: the main job with `--jobs 1` and `--jobs 2`; in each turn first with an empty cache
 of compiled programs and then, in a new workdir, with the cache that this filled. `bucket`: one run of CIFAR-10's
 preset, shortened, with its workdir on the local disk and in a bucket of an emulator on this machine. What stands behind
-`--` is passed on to launch.py. A ratio is of one round, above 1 where the side named first is faster. README.md beside this
-file says what is measured and what disturbs it.
+`--` is passed on to launch.py. A ratio is of one round, above 1 where the side named first is faster. README.md beside
+this file says what is measured and what disturbs it.
 """
 
 import argparse
