@@ -75,6 +75,10 @@ def main(argv: list[str]) -> int:
         print(f"{__doc__}\n{flags.FLAGS.main_module_help()}\n\n{settings_help(argv)}")
         return 0
     asked = parse(argv)
+    on_slurm = check_choice("--launcher", LAUNCHER.value, ("local", "slurm")) == "slurm"
+    at_a_time = shares.parse(JOBS.value)
+    check_flags_go_together(at_a_time, on_slurm)
+    options = slurm.parse_options(SLURM.value)
     place = WORKDIR.value or asked.default_workdir
     workdir = storage.expand(place, "--workdir")
     if not LIST.value:
@@ -83,14 +87,6 @@ def main(argv: list[str]) -> int:
     tuned = asked.tuning(whole)
     whole = (tuned.trials if TRIALS.value else tuned.sweep) if tuned else whole
     plan = whole.only(ONLY.value) if ONLY.value else whole
-    on_slurm = check_choice("--launcher", LAUNCHER.value, ("local", "slurm")) == "slurm"
-    if SLURM.value and not on_slurm:
-        raise UserError("--slurm: is for --launcher slurm only")
-    options = slurm.parse_options(SLURM.value)
-    at_a_time = shares.parse(JOBS.value)
-    if at_a_time != 1 and (on_slurm or (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value) != (None,) * 3):
-        with_ = "--launcher slurm, which runs all at a time" if on_slurm else "--coordinator and its like"
-        raise UserError(f"--jobs: is for one process on one machine, not for {with_}")
     if on_slurm:
         storage.local_only(place, "--workdir", "Slurm's nodes need a shared folder")
     if at_a_time != 1:
@@ -152,6 +148,27 @@ def main(argv: list[str]) -> int:
     if at_a_time == 1:
         processes.from_main(True)
     return exit_code(statuses)
+
+
+def check_flags_go_together(at_a_time: shares.Jobs, on_slurm: bool) -> None:
+    """Raises `UserError` where one flag would leave another without effect.
+
+    --list and --report go with whatever the command has, so that they can be put behind it.
+    """
+    if SLURM.value and not on_slurm:
+        raise UserError("--slurm: is for --launcher slurm only")
+    looks = [f"--{flag.name}" for flag in (LIST, SIGNAL, PROFILE, REPORT) if flag.value]
+    if len(looks) > 1:
+        raise UserError(f"{looks[1]}: prints and stops, as {looks[0]} does; give one of them")
+    by_hand = [f"--{flag.name}" for flag in (COORDINATOR, NUM_PROCESSES, PROCESS_ID) if flag.value is not None]
+    spread = ["--launcher slurm"] * on_slurm + ["--jobs"] * (at_a_time != 1) + by_hand
+    if spread and (SIGNAL.value or PROFILE.value):
+        raise UserError(f"{looks[0]}: looks at a run in this one process, so it is not for {spread[0]}")
+    if at_a_time != 1 and (on_slurm or by_hand):
+        with_ = "--launcher slurm, which runs all at a time" if on_slurm else "--coordinator and its like"
+        raise UserError(f"--jobs: is for one process on one machine, not for {with_}")
+    if on_slurm and by_hand:
+        raise UserError(f"{by_hand[0]}: is for processes that you start, not for --launcher slurm")
 
 
 def exit_code(statuses: Sequence[str]) -> int:

@@ -88,6 +88,10 @@ class Store:
                 time.sleep(0.2)
         raise AssertionError("the store does not answer")
 
+    @property
+    def pid(self):
+        return self._process.pid
+
     def kill(self):
         self._process.kill()
         self._process.wait()

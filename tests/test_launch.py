@@ -41,6 +41,7 @@ def test_list_is_quick_and_needs_no_jax():
 
 
 BYPASS = "experiments/bypass.py"
+TWO_PROCESSES = ("--coordinator=127.0.0.1:9", "--num-processes=2", "--process-id=0")
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,15 @@ BYPASS = "experiments/bypass.py"
         (["--config", "experiments/finetune.py"], ["model.init_from", "--config.model.init_from="]),
         (["--config", BYPASS, "--workdir", f"{BYPASS}/runs"], ["--workdir", "not writable"]),
         (["--config", BYPASS, "--jobs", "2", "--launcher", "slurm"], ["--jobs", "not for --launcher slurm"]),
+        (["--config", BYPASS, "--jobs", "2", "--process-id=0"], ["--jobs", "not for --coordinator and its like"]),
+        (["--config", BYPASS, "--launcher=slurm", *TWO_PROCESSES], ["--coordinator:", "not for --launcher slurm"]),
+        (["--config", BYPASS, "--profile=5", *TWO_PROCESSES], ["--profile:", "not for --coordinator"]),
+        (["--config", BYPASS, "--profile=5", "--jobs", "2"], ["--profile:", "not for --jobs"]),
+        (["--config", BYPASS, "--profile=5", "--launcher=slurm"], ["--profile:", "not for --launcher slurm"]),
+        (["--config", BYPASS, "--signal", *TWO_PROCESSES], ["--signal:", "not for --coordinator"]),
+        (["--config", BYPASS, "--signal", "--jobs=auto"], ["--signal:", "not for --jobs"]),
+        (["--config", BYPASS, "--profile=5", "--report"], ["--report: prints and stops, as --profile does"]),
+        (["--config", BYPASS, "--signal", "--list"], ["--signal: prints and stops, as --list does"]),
     ],
     ids=lambda value: " ".join(value[-1:]) if isinstance(value, list) else None,
 )

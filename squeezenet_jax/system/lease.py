@@ -77,7 +77,7 @@ class Lease:
                 self._renew()
 
     def write(self, key: str, content: bytes) -> None:
-        """Replaces an object of the folder. Raises `TryAgain`, and changes nothing, where somebody else has the lease."""
+        """Replaces an object of the folder. Raises `TryAgain`, changing nothing, where somebody else has the lease."""
         self.check()
         while True:
             try:
