@@ -38,6 +38,19 @@ from squeezenet_jax.settings import Settings
 flags.FLAGS.mark_as_parsed()  # array_record reads absl flags, which nobody parses here
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--share", metavar="K/N", help="of the tests marked `long`, only the K-th of N shares (from 0)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if share := config.getoption("share"):
+        k, n = map(int, share.split("/"))
+        long = sorted(item.nodeid for item in items if item.get_closest_marker("long"))
+        others = {nodeid for number, nodeid in enumerate(long) if number % n != k}
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in others])
+        items[:] = [item for item in items if item.nodeid not in others]
+
+
 @pytest.fixture(scope="module")
 def google_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A bucket of Google's on loopback, and this process's environment leading to it."""

@@ -153,6 +153,7 @@ def test_real_photographs_with_a_short_side(tmp_path):
 
 @pytest.mark.slow
 @needs_cifar10
+@pytest.mark.long
 def test_real_cifar10_keeps_every_byte(tmp_path):
     import tarfile
 

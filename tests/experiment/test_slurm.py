@@ -323,6 +323,7 @@ TOTAL_STEPS = 600
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_a_sweep_is_an_array_whose_tasks_are_stopped_resumed_and_reported(ask, cluster, tmp_path):
     # Eight virtual devices on a loaded machine can wait for each other for ever, inside XLA; that is not tested here.
     cluster = cluster | {"JAX_NUM_CPU_DEVICES": "1"}
@@ -396,6 +397,7 @@ def test_a_run_that_fails_is_a_failed_task_with_its_output_in_the_log(ask, clust
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_a_tuned_sweep_is_two_arrays_of_which_the_second_waits_for_the_first(ask, cluster, tmp_path):
     args = [*ON_SLURM, *as_flags(SHRUNK), "--tune", "--grid", "optimizer.peak_lr=0.001,0.9", "--workdir", str(tmp_path)]
     args += ["--only", "bypass=none,seed=0", "--slurm", "partition=gpu,time=30,gpus=1,cpus=1"]

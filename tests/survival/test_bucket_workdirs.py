@@ -49,6 +49,7 @@ def brought(store):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_in_a_bucket_that_was_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path, digits, start, store):
     rng = random.Random(0)
     moments = ["start"] * 4 + ["steps"] * 8 + ["any"] * 8
@@ -78,6 +79,7 @@ def test_a_run_in_a_bucket_that_was_killed_again_and_again_ends_as_if_it_had_not
 
 @pytest.mark.slow
 @pytest.mark.parametrize("store", ["s3"], indirect=True)  # Google's emulator would wait for the one that is stopped
+@pytest.mark.long
 def test_a_process_that_was_stopped_until_another_had_its_lease_leaves_in_one_line(digits, start, store):
     bucket, workdir = buckets.connect(store.scheme, BUCKET), f"{store.root}/runs"
     first = start(workdir)

@@ -38,6 +38,7 @@ def test_a_damaged_data_set_is_named_in_one_line(tmp_path, prepared, spoil):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_damage_that_data_suffer_during_a_run_costs_no_step(tmp_path, pictures, prepared, start):
     data = tmp_path / "data"
     shutil.copytree(prepared, data)
@@ -59,6 +60,7 @@ def test_damage_that_data_suffer_during_a_run_costs_no_step(tmp_path, pictures, 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_images_that_cannot_be_read_are_named_once_and_do_not_count(tmp_path):
     noise = encoded(0)
     odd = {

@@ -7,6 +7,7 @@ from squeezenet_jax.runs import checkpoint
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk_ends_a_run_in_one_line_and_costs_no_checkpoint(tmp_path, digits, in_namespace):
     size = sum(array.nbytes for array in digits[1].values())
     room = 2 * size + size // 2 + 60_000  # for two checkpoints, not for a third
@@ -38,6 +39,7 @@ def test_a_full_disk_ends_a_run_in_one_line_and_costs_no_checkpoint(tmp_path, di
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_workdir_that_turns_read_only_ends_a_run_in_one_line(tmp_path, digits, in_namespace):
     # A second mount of it on top: a remount is refused while the run has a file there open for writing.
     script = f"""

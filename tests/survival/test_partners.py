@@ -10,6 +10,7 @@ nothing_is_left = several_processes.nothing_is_left
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_where_one_of_two_processes_is_killed_the_other_ends_and_both_resume(tmp_path):
     """Neither can tell a dead partner from a slow one but by its heartbeats."""
     overrides = {"train.checkpoint_every_steps": 5, "model.kernel_init": "he_uniform"}

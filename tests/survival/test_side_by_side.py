@@ -93,6 +93,7 @@ def assert_all_same(workdir, alone):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_whose_process_is_killed_costs_the_others_nothing_and_is_resumed(tmp_path, alone, start):
     process = two_at_a_time(start, tmp_path)
     victim = tmp_path / "bypass=none,seed=0"
@@ -110,6 +111,7 @@ def test_a_run_whose_process_is_killed_costs_the_others_nothing_and_is_resumed(t
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_however_all_are_ended_none_is_left_and_all_are_resumed(tmp_path, alone, start):
     def kill(process):
         process.kill()
@@ -149,6 +151,7 @@ def test_however_all_are_ended_none_is_left_and_all_are_resumed(tmp_path, alone,
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk_ends_all_in_one_line_and_costs_no_checkpoint(tmp_path, alone, in_namespace):
     size = sum(array.nbytes for array in alone["bypass=none,seed=0"][1].values())
     room = 3 * size + size // 2 + 60_000  # two runs have two checkpoints each

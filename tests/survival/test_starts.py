@@ -9,6 +9,7 @@ from trainings import RUN, TOTAL_STEPS, assert_same, finish, kill, launch, newes
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_starts_share_the_runs_of_a_workdir(tmp_path, digits, start):
     runs = [tmp_path / f"bypass=none,seed={seed}" for seed in (0, 1)]
     both = {"only": "bypass=none,seed=0,seed=1"}
@@ -28,6 +29,7 @@ def test_two_starts_share_the_runs_of_a_workdir(tmp_path, digits, start):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_is_being_run_is_left_alone_and_free_once_its_process_is_killed(tmp_path, digits, start):
     first, run = start(tmp_path), tmp_path / RUN
     wait_until(lambda: newest(run), first)

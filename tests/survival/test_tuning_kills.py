@@ -22,6 +22,7 @@ def finish(workdir):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_a_tuned_sweep_that_was_killed_chooses_and_ends_as_if_it_had_not_been(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(whole)

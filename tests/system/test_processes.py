@@ -39,6 +39,7 @@ def test_two_processes_train_like_one(tmp_path, alone):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_with_batch_norm_train_like_one(tmp_path):
     # A low rate: so small a network with batch norm makes much of rounding.
     overrides = {"model.norm": "batch", "optimizer.peak_lr": 0.001, "train.epochs": 2.0}
