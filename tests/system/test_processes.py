@@ -41,12 +41,13 @@ def test_two_processes_train_like_one(tmp_path, alone):
 @pytest.mark.slow
 @pytest.mark.long
 def test_two_processes_with_batch_norm_train_like_one(tmp_path):
-    # A low rate: so small a network with batch norm makes much of rounding.
-    overrides = {"model.norm": "batch", "optimizer.peak_lr": 0.001, "train.epochs": 2.0}
+    # A low rate and few steps: so small a network with batch norm makes much of rounding.
+    overrides = {"model.norm": "batch", "optimizer.peak_lr": 0.001, "train.epochs": 1.0}
     finish(start(tmp_path / "alone", devices=8, **overrides))
     finish(*start_two(tmp_path / "two", **overrides))
     found, expected = results(tmp_path / "two"), results(tmp_path / "alone")
-    assert_same(found, expected, total_steps=12, rtol=1e-4)
+    # Of gradients that nearly cancel, rounding makes several percent; the statistics of half a batch would show in all.
+    assert_same(found, expected, total_steps=6, rtol=1e-4, optimizer=False)
     assert any("batch_stats" in name for name in found[1][1])
 
 
