@@ -18,6 +18,7 @@ fire blocks may be several arrays (`lowering.Features`). Read next: `objective.p
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -280,5 +281,6 @@ def _dropout(x: jax.Array, key_B: jax.Array, rate: float) -> jax.Array:
     A mask follows from its example's key alone, so it is the same in whatever batch the example is computed; linen's
     Dropout draws one mask over the batch.
     """
-    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(key_B)
-    return jnp.where(kept, x / (1 - rate), 0)
+    shape = (math.prod(x.shape[1:]),)  # the same bits as of three dimensions, in a third of the time to compile
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape))(key_B)
+    return jnp.where(kept.reshape(x.shape), x / (1 - rate), 0)
