@@ -13,6 +13,7 @@ from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
     from squeezenet_jax.weights import Weights
+    from squeezenet_jax.weights.classify import Compile
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +74,27 @@ def load_weights(path: str, args: argparse.Namespace) -> "Weights":
 def add_labels_option(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--labels", metavar="FILE", help=what)
     add_position_option(parser, "take --labels as it is, though the weights have the same names in another order")
+
+
+def add_engine_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engine",
+        choices=("xla", "onnxruntime"),
+        default="xla",
+        help="onnxruntime starts sooner and is faster on a CPU; it needs the extra `export` (default: %(default)s)",
+    )
+
+
+def compile_forward(args: argparse.Namespace) -> "Compile":
+    """What the option above makes the logits' function with. `UserError` where its packages are not installed."""
+    from squeezenet_jax.export import engines, load_format
+
+    if args.engine == "onnxruntime":
+        try:
+            load_format(".onnx")
+        except UserError as error:
+            raise UserError(f"--engine: {str(error).replace('exporting .onnx', 'onnxruntime')}") from None
+    return engines.ENGINES[args.engine]
 
 
 def add_position_option(parser: argparse.ArgumentParser, what: str) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from squeezenet_jax.weights import Weights
     from squeezenet_jax.weights.classes import Matched
+    from squeezenet_jax.weights.classify import Compile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="images at a time (default: %(default)s)")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     arguments.add_position_option(parser, "take the data's classes in their order, whatever they are called")
+    arguments.add_engine_option(parser)
     arguments.add_reading_options(parser)
     parser.set_defaults(run=run)
 
@@ -53,13 +55,14 @@ class Examples(NamedTuple):
 def run(args: argparse.Namespace) -> int:
     if args.batch_size < 1:
         raise UserError(f"--batch-size: {args.batch_size} is not allowed; it must be at least 1")
+    compile_forward = arguments.compile_forward(args)
     loaded = arguments.load_weights(args.weights, args)
     examples = _examples(args, loaded)
     if examples.matched.note:
         print(f"note: {examples.matched.note}", file=sys.stderr)
-    result, unreadable = evaluate(loaded, examples, args.batch_size)
+    result, unreadable = evaluate(loaded, examples, args.batch_size, compile_forward)
     if args.format == "json":
-        named = {"unreadable": unreadable, "ignored": list(examples.ignored)}
+        named = {"engine": args.engine, "unreadable": unreadable, "ignored": list(examples.ignored)}
         print(json.dumps({**result, "classes_by": examples.matched.how, **named}, indent=2))
         return 0
     top5 = "–" if result["top5"] is None else f"{100 * result['top5']:.2f} %"
@@ -177,7 +180,9 @@ def of_dataset(name: str, directory: str, split: str, weights: "Weights", *, by_
     return Examples(len(source), read, matched)
 
 
-def evaluate(weights: "Weights", examples: Examples, batch_size: int) -> tuple[dict[str, Any], list[str]]:
+def evaluate(
+    weights: "Weights", examples: Examples, batch_size: int, compile_forward: "Compile"
+) -> tuple[dict[str, Any], list[str]]:
     """({"loss", "top1", "top5", "count"}, one line per unreadable image). Every readable image counts once.
 
     Accuracies are fractions; top-5 of five or fewer classes says nothing, and is None.
@@ -186,7 +191,6 @@ def evaluate(weights: "Weights", examples: Examples, batch_size: int) -> tuple[d
     import numpy as np
 
     from squeezenet_jax.training import objective
-    from squeezenet_jax.weights.inference import compile_forward
 
     unreadable: list[str] = []
     count, size = examples.size, min(batch_size, examples.size)

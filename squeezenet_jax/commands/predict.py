@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from squeezenet_jax.weights import Weights
+    from squeezenet_jax.weights.classify import Compile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--logits", metavar="FILE", help="write the array `logits` [N, K] and the `image` names, .npz")
     arguments.add_labels_option(parser, "class names, one a line (default: those in WEIGHTS)")
+    arguments.add_engine_option(parser)
     arguments.add_reading_options(parser)
     parser.set_defaults(run=run)
 
@@ -36,11 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.top < 1:
         raise UserError(f"--top: {args.top} is not allowed; it must be at least 1")
+    compile_forward = arguments.compile_forward(args)
     loaded = arguments.load_weights(args.weights, args)
     labels = arguments.labels_of(args, loaded)
     if not labels:
         print(f"note: {args.weights} has no class names; --labels FILE gives them, one a line", file=sys.stderr)
-    names, logits_NK, bad = _logits(loaded, args.images)
+    names, logits_NK, bad = _logits(loaded, args.images, compile_forward)
     if args.logits:
         try:
             import numpy as np
@@ -74,7 +77,9 @@ def _row(path: str, logits_K: "np.ndarray", labels: tuple[str, ...], top: int) -
     }
 
 
-def _logits(weights: "Weights", images: list[str]) -> "tuple[list[str], np.ndarray, list[str]]":
+def _logits(
+    weights: "Weights", images: list[str], compile_forward: "Compile"
+) -> "tuple[list[str], np.ndarray, list[str]]":
     """(names, logits [N, K]) of the images that can be read, and a line for each of the others.
 
     Raises:
@@ -84,7 +89,7 @@ def _logits(weights: "Weights", images: list[str]) -> "tuple[list[str], np.ndarr
 
     bad: dict[int, str] = {}
     paths = [arguments.path_of(image) for image in images]
-    logits_NK = classify.logits(weights, paths, unreadable=lambda number, error: bad.update({number: str(error)}))
+    logits_NK = classify.logits(weights, paths, lambda number, error: bad.update({number: str(error)}), compile_forward)
     if len(bad) == len(images) == 1:
         raise UserError(bad[0])
     if len(bad) == len(images):

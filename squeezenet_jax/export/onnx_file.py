@@ -64,13 +64,17 @@ def convert(network: Network, opset: int = DEFAULT_OPSET) -> bytes:
     return content
 
 
-def load(path: Path) -> Run:
-    """The file in onnxruntime on the CPU, as a function of channels-last images.
+def load(file: Path | bytes, threads: int = 0) -> Run:
+    """The file, or its content, in onnxruntime on the CPU, as a function of channels-last images.
 
-    Raises `UserError` where onnxruntime refuses it: it may be older than onnx and not know the newest opsets.
+    `threads`: how many; 0 for as many as onnxruntime takes. Raises `UserError` where onnxruntime refuses it: it may be
+    older than onnx and not know the newest opsets.
     """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        model = file if isinstance(file, bytes) else str(file)
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Fail as error:
         reason = " ".join(str(error).split())
         raise UserError(f"onnxruntime {onnxruntime.__version__} refuses the file ({reason}); try --opset") from None

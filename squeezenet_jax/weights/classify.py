@@ -25,7 +25,9 @@ Image = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
 Answer = list[tuple[str, float]]  # (class name, probability), the most probable first
 
 # Compiled for one image, for several and for many, as they are asked for; they end with their weights.
-_programs: weakref.WeakKeyDictionary[Weights, dict[tuple[int, bool], inference.Forward]] = weakref.WeakKeyDictionary()
+Compile = Callable[[Weights, int, float], inference.Forward]
+_programs: weakref.WeakKeyDictionary[Weights, dict[tuple[int, bool, Compile], inference.Forward]]
+_programs = weakref.WeakKeyDictionary()
 
 
 @overload
@@ -66,11 +68,15 @@ def classify(weights: Weights, images: Image | Iterable[Image], top: int = 5) ->
 
 
 def logits(
-    weights: Weights, images: Sequence[Image], unreadable: Callable[[int, UserError], None] | None = None
+    weights: Weights,
+    images: Sequence[Image],
+    unreadable: Callable[[int, UserError], None] | None = None,
+    compile_forward: Compile | None = None,
 ) -> np.ndarray:
     """float32 [N, K], computed in batches of `BATCH_SIZE`, or by itself where there is one image.
 
-    With `unreadable`, which is told its number and why, an image that cannot be read is left out.
+    With `unreadable`, which is told its number and why, an image that cannot be read is left out. `compile_forward`
+    makes the function that computes them (default: that of `inference`).
     """
     size = 1 if len(images) == 1 else BATCH_SIZE
     logits_by_batch = [np.zeros((0, weights.num_classes), np.float32)]
@@ -83,7 +89,8 @@ def logits(
                 raise
             unreadable(number, error)
         if batch and (len(batch) == size or number == len(images) - 1):
-            forward = _program(weights, size, len(images))  # a wrong path waits for no compiler
+            # Here, for a wrong path waits for no compiler.
+            forward = _program(weights, size, len(images), compile_forward or inference.compile_forward)
             logits_by_batch.append(forward(np.stack(batch)))
             batch = []
     return np.concatenate(logits_by_batch)
@@ -99,11 +106,11 @@ def _name(weights: Weights, k: int) -> str:
     return (weights.labels[k] if weights.labels else "") or f"class {k}"
 
 
-def _program(weights: Weights, batch_size: int, num_images: int) -> inference.Forward:
+def _program(weights: Weights, batch_size: int, num_images: int, compile_forward: Compile) -> inference.Forward:
     programs = _programs.setdefault(weights, {})
-    key = batch_size, num_images >= inference.MANY_IMAGES
+    key = batch_size, num_images >= inference.MANY_IMAGES, compile_forward
     if key not in programs:
-        programs[key] = inference.compile_forward(weights, batch_size, num_images)
+        programs[key] = compile_forward(weights, batch_size, num_images)
     return programs[key]
 
 

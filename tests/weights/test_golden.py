@@ -38,16 +38,22 @@ def photographs(tmp_path_factory):
     return folder / "val"
 
 
-@pytest.mark.parametrize("many", [100, 101])  # 100: they are many, and computed in the forms for inference
+@pytest.mark.parametrize(
+    ("engine", "many"),
+    [("xla", 100), ("xla", 101), ("onnxruntime", 101)],  # 100: they are many, and computed in the forms for inference
+)
 @pytest.mark.parametrize("version", SOURCES)
-def test_logits_and_accuracy(version, many, photographs, tmp_path, monkeypatch):
+def test_logits_and_accuracy(version, engine, many, photographs, tmp_path, monkeypatch):
+    if engine == "onnxruntime":
+        pytest.importorskip("onnxruntime")
     monkeypatch.setattr(inference, "MANY_IMAGES", many)
     converted, out = tmp_path / "w.safetensors", tmp_path / "logits.npz"
     assert main(["convert", str(DATA / SOURCES[version]), str(converted), "--preprocessing", "caffe"]) == 0
     with np.load(DATA / f"golden_logits_{version}.npz") as golden:
         names, label, expected_NK = golden["image"], golden["label"], golden["logits"]
     path = {file.name: str(file) for file in photographs.glob("*/*")}
-    assert main(["predict", str(converted), *(path[name] for name in names), "--logits", str(out)]) == 0
+    images = [path[name] for name in names]
+    assert main(["predict", str(converted), *images, "--logits", str(out), "--engine", engine]) == 0
     with np.load(out) as result:
         logits_NK = result["logits"]
     difference = np.abs(logits_NK - expected_NK).max(axis=1) / np.abs(expected_NK).max(axis=1)

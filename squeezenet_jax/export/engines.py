@@ -1,0 +1,32 @@
+"""What computes logits: XLA, or onnxruntime, which is faster on a CPU and knows no other device.
+
+onnxruntime is given the ONNX file that `export` would write, without the detour over a disk. That the two agree is what
+the exporter's tests and those of the published weights hold, for every kind of network; nothing is compared at run
+time, which would take the compilation that is to be saved.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+from squeezenet_jax.export import load_format
+from squeezenet_jax.export.network import from_weights
+from squeezenet_jax.system import cores
+from squeezenet_jax.weights import inference
+from squeezenet_jax.weights.bundle import Weights
+from squeezenet_jax.weights.inference import Forward
+
+
+def onnxruntime(weights: Weights, batch_size: int, num_images: float = math.inf) -> Forward:
+    """As `inference.compile_forward`, on the cores that this process may use. Images may come in any number at a time.
+
+    Raises `UserError` where onnx or onnxruntime is not installed.
+    """
+    onnx_file = load_format(".onnx")
+    forward: Forward = onnx_file.load(onnx_file.convert(from_weights(weights)), threads=cores.cores())
+    return forward
+
+
+ENGINES: Mapping[str, Callable[[Weights, int, float], Forward]] = {
+    "xla": inference.compile_forward,
+    "onnxruntime": onnxruntime,
+}
