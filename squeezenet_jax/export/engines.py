@@ -1,4 +1,4 @@
-"""What computes logits: XLA, or onnxruntime, which is faster on a CPU and knows no other device.
+"""What computes logits: XLA, or onnxruntime, which is used on a CPU only and computes v1.1 faster there.
 
 onnxruntime is given the ONNX file that `export` would write, without the detour over a disk. That the two agree is what
 the exporter's tests and those of the published weights hold, for every kind of network; nothing is compared at run
