@@ -81,7 +81,7 @@ def add_engine_option(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=("xla", "onnxruntime"),
         default="xla",
-        help="onnxruntime starts sooner, and is faster with v1.1 on a CPU; it needs the extra `export` (default: %(default)s)",
+        help="onnxruntime, of the extra `export`: sooner, and faster with v1.1 on a CPU (default: %(default)s)",
     )
 
 
