@@ -26,8 +26,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from squeezenet_jax import weights
 from squeezenet_jax.export import engines, export_weights
+from squeezenet_jax.weights import inference
 from squeezenet_jax.weights.bundle import Weights
 
+ENGINES = {"xla": inference.compile_forward, "onnxruntime": engines.onnxruntime}  # by their names as an option
 ALONE = "alone"
 PILLOW = """
 import glob, sys
@@ -93,7 +95,7 @@ def latency(loaded: Weights, file: Path, batch: int, rounds: int) -> None:
     size, calls = loaded.preprocessing.crop, max(3, 30 // batch)
     image_BHWC = np.random.default_rng(0).normal(size=(batch, size, size, loaded.channels)).astype(np.float32)
     image_BCHW = np.ascontiguousarray(image_BHWC.transpose(0, 3, 1, 2))
-    contenders = {name: (make(loaded, batch, 10**6), image_BHWC) for name, make in engines.ENGINES.items()}
+    contenders = {name: (make(loaded, batch, 10**6), image_BHWC) for name, make in ENGINES.items()}
     contenders[ALONE] = alone(file), image_BCHW
     logits = {name: run(image) for name, (run, image) in contenders.items()}
     for name in contenders:
@@ -117,7 +119,7 @@ def processes(args: argparse.Namespace, loaded: Weights, file: Path, rounds: int
     ours += ["--preprocessing", args.preprocessing] if args.preprocessing else []
     numbers = (",".join(map(str, x)) for x in (p.mean, p.std))
     pillow = [str(file), str(args.folder), p.mode, str(p.resize), str(p.crop), str(p.scale), p.channel_order, *numbers]
-    commands = {name: [*ours, "--engine", name] for name in engines.ENGINES}
+    commands = {name: [*ours, "--engine", name] for name in ENGINES}
     commands["onnxruntime, Pillow"] = [sys.executable, "-c", PILLOW, *pillow]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])

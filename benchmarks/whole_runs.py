@@ -17,12 +17,11 @@ import itertools
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import store_servers  # noqa: E402
+from compare_pytorch import quartiles  # noqa: E402
 
 from squeezenet_jax.runs.directory import RunDirectory  # noqa: E402
 from squeezenet_jax.system import cores, storage  # noqa: E402
@@ -156,13 +156,6 @@ def cpu_seconds(pid: int) -> Any:
 
 def tell(number: int, side: str, turn: Turn) -> None:
     print(f"round {number + 1}: {side}: " + ", ".join(f"{k} {v:.2f}" for k, v in turn.items()), flush=True)
-
-
-def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, median, high
 
 
 def main(argv: list[str]) -> None:

@@ -87,14 +87,14 @@ def add_engine_option(parser: argparse.ArgumentParser) -> None:
 
 def compile_forward(args: argparse.Namespace) -> "Compile":
     """What the option above makes the logits' function with. `UserError` where its packages are not installed."""
+    if args.engine == "xla":
+        from squeezenet_jax.weights import inference
+
+        return inference.compile_forward
     from squeezenet_jax.export import engines, load_format
 
-    if args.engine == "onnxruntime":
-        try:
-            load_format(".onnx")
-        except UserError as error:
-            raise UserError(f"--engine: {str(error).replace('exporting .onnx', 'onnxruntime')}") from None
-    return engines.ENGINES[args.engine]
+    load_format(".onnx", what="--engine: onnxruntime")
+    return engines.onnxruntime
 
 
 def add_position_option(parser: argparse.ArgumentParser, what: str) -> None:

@@ -102,8 +102,8 @@ def check_out(out: Path, opset: int | None = None, *, is_int8: bool = False) -> 
     return suffix
 
 
-def load_format(suffix: str, formats: Mapping[str, str] = FORMATS) -> Any:
-    """The module of a format; `UserError` where the packages that it needs are not installed."""
+def load_format(suffix: str, formats: Mapping[str, str] = FORMATS, what: str = "") -> Any:
+    """The module of a format; `UserError`, about `what` is to be done, where its packages are not installed."""
     try:
         return importlib.import_module(f"{__name__}.{formats[suffix]}")
     except ImportError as error:
@@ -111,6 +111,6 @@ def load_format(suffix: str, formats: Mapping[str, str] = FORMATS) -> Any:
             raise
         missing = error.name or error
         raise UserError(
-            f"exporting {suffix} needs {missing}, which is not installed: pip install -r requirements-export.txt, "
-            "or this package with its extra `export`"
+            f"{what or f'exporting {suffix}'} needs {missing}, which is not installed: "
+            "pip install -r requirements-export.txt, or this package with its extra `export`"
         ) from None

@@ -1,4 +1,4 @@
-"""What computes logits: XLA, or onnxruntime, which is used on a CPU only and computes v1.1 faster there.
+"""Logits by onnxruntime in place of XLA: on a CPU only, where it computes v1.1 faster.
 
 onnxruntime is given the ONNX file that `export` would write, without the detour over a disk. That the two agree is what
 the exporter's tests and those of the published weights hold, for every kind of network; nothing is compared at run
@@ -6,12 +6,10 @@ time, which would take the compilation that is to be saved.
 """
 
 import math
-from collections.abc import Callable, Mapping
 
 from squeezenet_jax.export import load_format
 from squeezenet_jax.export.network import from_weights
 from squeezenet_jax.system import cores
-from squeezenet_jax.weights import inference
 from squeezenet_jax.weights.bundle import Weights
 from squeezenet_jax.weights.inference import Forward
 
@@ -24,9 +22,3 @@ def onnxruntime(weights: Weights, batch_size: int, num_images: float = math.inf)
     onnx_file = load_format(".onnx")
     forward: Forward = onnx_file.load(onnx_file.convert(from_weights(weights)), threads=cores.cores())
     return forward
-
-
-ENGINES: Mapping[str, Callable[[Weights, int, float], Forward]] = {
-    "xla": inference.compile_forward,
-    "onnxruntime": onnxruntime,
-}

@@ -14,7 +14,9 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (require
 pytest.importorskip("onnx", reason="onnx is not installed (requirements-export.txt)")
 
 from squeezenet_jax.export import engines
+from squeezenet_jax.weights import inference
 
+ENGINES = {"xla": inference.compile_forward, "onnxruntime": engines.onnxruntime}
 NETWORKS = [
     {"version": "v1.0", "geometry": "caffe", "bypass": "complex"},
     {"version": "v1.1", "norm": "batch", "bypass": "simple"},
@@ -27,7 +29,7 @@ def test_both_engines_give_the_same_logits_for_few_images_and_a_whole_batch(make
     network = make_weights(**variant)
     images_BHWC = np.random.default_rng(1).normal(size=(4, 35, 35, 3)).astype(np.float32)
     for count in (1, 4):
-        expected, found = (ENGINE(network, 4, 4)(images_BHWC[:count]) for ENGINE in engines.ENGINES.values())
+        expected, found = (compiled(network, 4, 4)(images_BHWC[:count]) for compiled in ENGINES.values())
         assert found.shape == expected.shape == (count, 6) and np.ptp(expected) > 0.1
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
@@ -46,12 +48,12 @@ def files(make_weights, tmp_path):
 
 def test_evaluate_gives_the_same_numbers_and_says_which_engine_it_was(files, capsys):
     results = []
-    for engine in engines.ENGINES:
+    for engine in ENGINES:
         command = ["evaluate", str(files / "w.safetensors"), f"folder:{files / 'images'}", "--batch-size", "4"]
         status = main([*command, "--format", "json", "--engine", engine])
         assert status == 0, capsys.readouterr().err
         results.append(json.loads(capsys.readouterr().out))
-    assert [result.pop("engine") for result in results] == list(engines.ENGINES)
+    assert [result.pop("engine") for result in results] == list(ENGINES)
     losses = [result.pop("loss") for result in results]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert results[0] == results[1] and results[0]["count"] == 12

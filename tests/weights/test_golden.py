@@ -45,7 +45,7 @@ def photographs(tmp_path_factory):
 @pytest.mark.parametrize("version", SOURCES)
 def test_logits_and_accuracy(version, engine, many, photographs, tmp_path, monkeypatch):
     if engine == "onnxruntime":
-        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (requirements-export.txt)")
     monkeypatch.setattr(inference, "MANY_IMAGES", many)
     converted, out = tmp_path / "w.safetensors", tmp_path / "logits.npz"
     assert main(["convert", str(DATA / SOURCES[version]), str(converted), "--preprocessing", "caffe"]) == 0
