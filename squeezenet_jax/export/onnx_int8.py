@@ -1,8 +1,10 @@
 """ONNX in int8, by onnxruntime's own quantiser: pairs of QuantizeLinear and DequantizeLinear around every operation.
 
 A runtime that knows the pairs computes in integers, every other one what they mean, in float. Group normalisation stays
-in float: its sums are over squares. Activations are uint8 whatever the ends are. An integer input or output is one more
-node at that end: `quantization` in the metadata says what its integers stand for. Read next: `tflite_int8.py`.
+in float: its sums are over squares. Activations are uint8 whatever the ends are. Weights take seven of eight bits,
+so that no sum of two products overflows the 16 bits of `VPMADDUBSW`, on x86 without VNNI: the file means the same on
+every processor. An integer input or output is one more node at that end: `quantization` in the metadata says what its
+integers stand for. Read next: `tflite_int8.py`.
 """
 
 import json
@@ -46,6 +48,7 @@ def quantize(network: Network, content: bytes, decoded: Decoded, asked: Int8) ->
             per_channel=not asked.per_tensor,
             activation_type=QuantType.QUInt8,  # with int8, onnxruntime on x86 is slower than in float
             weight_type=QuantType.QInt8,
+            reduce_range=True,  # of weights, to 7 bits
             nodes_to_exclude=in_float,
         )
         model = onnx.load(out)

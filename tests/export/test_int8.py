@@ -62,7 +62,7 @@ def test_an_int8_file_gives_nearly_the_float_files_logits(suffix, variant, optio
     assert written.size < 0.8 * float_path.stat().st_size
     images = asked.pictures.read(network.preprocessing).image_NHWC
     float_, quantized = (load_format(suffix).load(path)(images) for path in (float_path, written.path))
-    assert np.abs(quantized - float_).max() < 0.1 * np.abs(float_).max()
+    assert np.abs(quantized - float_).max() < 0.2 * np.abs(float_).max()  # 0.14 with group norm, 0.06 otherwise
     assert not np.array_equal(quantized, float_)  # it is another file
 
     if suffix == ".onnx":
@@ -227,3 +227,31 @@ def test_integer_ends_change_no_logit_and_every_convolution_is_in_integers(make_
         assert "Conv" not in operations
     for other in logits[1:]:
         np.testing.assert_array_equal(other, logits[0])
+
+
+@pytest.mark.parametrize("per_tensor", [False, True])
+def test_no_sum_of_two_products_overflows_16_bits(per_tensor, make_weights, tmp_path):
+    """x86 without VNNI adds them there and saturates: the published v1.0 lost 4 points more than elsewhere."""
+    needs(".onnx")
+    import onnx
+    import onnxruntime
+    from onnx import numpy_helper
+
+    from squeezenet_jax.export import onnx_file, onnx_int8
+
+    network = from_weights(make_weights(bypass="complex"))
+    decoded = Decoded(sample_images(network, 4), None, ())
+    asked = Int8(Pictures((), None), per_tensor=per_tensor)
+    content = onnx_int8.quantize(network, onnx_file.convert(network), decoded, asked)
+    kernels = [x for x in map(numpy_helper.to_array, onnx.load_from_string(content).graph.initializer) if x.ndim == 4]
+    assert len(kernels) == sum(layer.kind == "conv" for layer in network.layers())
+    for kernel in kernels:
+        assert kernel.dtype == np.int8
+        pairs = np.abs(kernel.astype(int)).max(initial=0) * 2 * 255
+        assert 2**14 < pairs < 2**15  # and no bit is given away
+
+    options = onnxruntime.SessionOptions()  # what the pairs of nodes mean, in float
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    (meant,) = session.run(None, {"image": decoded.image_NHWC.transpose(0, 3, 1, 2)})
+    np.testing.assert_allclose(onnx_file.load(content)(decoded.image_NHWC), meant, atol=0.02 * np.abs(meant).max())
