@@ -6,14 +6,17 @@ Images are turned by their EXIF orientation only if the network's training did s
 """
 
 import argparse
+import collections
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from squeezenet_jax.commands import arguments
-from squeezenet_jax.system import storage
+from squeezenet_jax.system import cores, storage
 from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from squeezenet_jax.weights import Weights
     from squeezenet_jax.weights.classes import Matched
     from squeezenet_jax.weights.classify import Compile
+
+Read = TypeVar("Read")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -187,35 +192,34 @@ def evaluate(
 
     Accuracies are fractions; top-5 of five or fewer classes says nothing, and is None.
     """
-    import jax
     import numpy as np
 
-    from squeezenet_jax.training import objective
+    from squeezenet_jax.weights.scores import Scores
 
     unreadable: list[str] = []
-    count, size = examples.size, min(batch_size, examples.size)
+    scores, size = Scores(), min(batch_size, examples.size)
+    forward = compile_forward(weights, size, examples.size)
+    batch: list[tuple[np.ndarray, int]] = []
+    for number, reading in enumerate(_in_threads(examples.read, examples.size, ahead=2 * size)):
+        try:
+            batch.append(reading.result())
+        except UserError as error:
+            unreadable.append(str(error))
+        if batch and (len(batch) == size or number == examples.size - 1):
+            images, labels = zip(*batch, strict=True)
+            scores.add(forward(np.stack(images)), np.array(labels))
+            batch = []
+    if not scores.count:
+        raise UserError(f"none of the {examples.size} files could be read as an image; the first: {unreadable[0]}")
+    return scores.means() | ({"top5": None} if weights.num_classes <= 5 else {}), unreadable
 
-    def batches() -> Iterator[dict[str, np.ndarray]]:
-        p = weights.preprocessing
-        for start in range(0, count, size):
-            image = np.zeros((size, p.crop, p.crop, p.channels), np.float32)
-            label, mask = np.zeros(size, np.int32), np.zeros(size, np.int32)
-            for place, number in enumerate(range(start, min(start + size, count))):
-                try:
-                    image[place], label[place] = examples.read(number)
-                except UserError as error:
-                    unreadable.append(str(error))
-                else:
-                    mask[place] = 1
-            yield {"image": image, "label": label, "mask": mask}
 
-    forward, tally = compile_forward(weights, size, count), jax.jit(objective.tally)
-    try:
-        result: dict[str, Any] = objective.evaluate(
-            lambda batch: tally(forward(batch["image"]), batch["label"], batch["mask"]), batches()
-        )
-    except UserError as error:
-        if len(unreadable) < count:
-            raise
-        raise UserError(f"none of the {count} files could be read as an image; the first: {unreadable[0]}") from error
-    return result | ({"top5": None} if weights.num_classes <= 5 else {}), unreadable
+def _in_threads(read: "Callable[[int], Read]", count: int, *, ahead: int) -> "Iterator[Future[Read]]":
+    """`read(0)` to `read(count - 1)` in this order, each done; some `ahead` of the one that is being used."""
+    with warnings.catch_warnings(), ThreadPoolExecutor(cores.cores(), "images") as pool:  # filters are all threads'
+        futures: collections.deque[Future[Read]] = collections.deque()
+        for number in range(count):
+            futures.append(pool.submit(read, number))
+            if len(futures) > ahead:
+                yield futures.popleft()
+        yield from futures

@@ -18,10 +18,10 @@ from squeezenet_jax.data import archives, layouts
 from squeezenet_jax.export.verify import Run
 from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import UserError, check_choice
-from squeezenet_jax.training import objective
 from squeezenet_jax.weights import classes
 from squeezenet_jax.weights.bundle import Preprocessing, Weights
 from squeezenet_jax.weights.images import images_below, read_image
+from squeezenet_jax.weights.scores import Scores
 
 Number = Literal["float32", "int8", "uint8"]
 # Points. Published networks lose 3 of 100 and more by chance than by rounding; a wrong range costs 20.
@@ -164,17 +164,16 @@ def _some_of(pictures: Pictures) -> Pictures:
 
 def judge(float_run: Run, int8_run: Run, decoded: Decoded, max_drop: float | None) -> Cost:
     """Both files on all pictures. Raises `UserError` where int8 loses more than it may."""
-    tallies = []
+    of_float, of_int8 = Scores(), Scores()
     for part in decoded.batches():
         image_BHWC = decoded.image_NHWC[part]
         float_BK, int8_BK = float_run(image_BHWC), int8_run(image_BHWC)
         label_B = float_BK.argmax(axis=1) if decoded.label_N is None else decoded.label_N[part]
-        mask_B = np.ones(len(label_B), np.int32)
-        tallies.append([objective.tally(logits_BK, label_B, mask_B) for logits_BK in (float_BK, int8_BK)])  # type: ignore[arg-type]
-    hits = [int(objective.total(of_file)["top1"]) for of_file in zip(*tallies, strict=True)]
+        of_float.add(float_BK, label_B)
+        of_int8.add(int8_BK, label_B)
     labelled = decoded.label_N is not None
     allowed = (MAX_DROP if labelled else MAX_CHANGED) if max_drop is None else max_drop
-    cost = Cost(len(decoded.image_NHWC), labelled, hits[0], hits[1], allowed)
+    cost = Cost(of_float.count, labelled, of_float.top1, of_int8.top1, allowed)
     if not cost.drop <= allowed:
         raise UserError(f"int8 costs too much: {cost}; no file was written")
     return cost

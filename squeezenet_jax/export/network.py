@@ -7,15 +7,16 @@ import dataclasses
 import functools
 import json
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import jax
 import numpy as np
 
 from squeezenet_jax.network.architecture import Architecture
-from squeezenet_jax.network.model import SqueezeNet
 from squeezenet_jax.network.trace import Layer, trace
 from squeezenet_jax.weights.bundle import Preprocessing, Weights, flatten
+
+if TYPE_CHECKING:
+    import jax
 
 PIXEL_STD = 64  # of photographs, 0 to 255, roughly
 
@@ -47,18 +48,24 @@ class Network:
         """The rows of `trace`. Raises `UserError` where the images are too small for the network."""
         return trace(self.arch, image_size=self.image_size, channels=self.channels, num_classes=self.num_classes)
 
-    def apply(self, image_BHWC: jax.Array) -> jax.Array:
+    def apply(self, image_BHWC: "jax.Array") -> "jax.Array":
         """The flax model, [B, H, W, C] -> logits [B, K]; traceable, the parameters being constants."""
+        from squeezenet_jax.network.model import SqueezeNet  # here, for engines that need no jax
+
         model = SqueezeNet(self.arch, self.num_classes)  # float32 whatever the run computed in
-        return cast(jax.Array, model.apply(self.variables, image_BHWC))
+        return cast("jax.Array", model.apply(self.variables, image_BHWC))
 
     def reference(self, image_BHWC: np.ndarray) -> np.ndarray:
         """The flax model's logits [B, K], computed on the CPU whatever devices there are."""
+        import jax
+
         with jax.default_device(jax.devices("cpu")[0]):
             return np.asarray(self._jitted(image_BHWC))
 
     @functools.cached_property
     def _jitted(self) -> Any:
+        import jax
+
         return jax.jit(self.apply)
 
     def metadata_as_text(self) -> dict[str, str]:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -43,6 +42,8 @@ class Checkpoints:
           OSError: the disk is full or read-only; what was there before still is.
         """
         self._path.mkdir(parents=True, exist_ok=True)
+        import jax  # here and below, for whoever only reads
+
         atomic.write(self._path / f"{step}.safetensors", _encode(_named(jax.device_get(state))))
         for old in steps(self._path)[: -self._keep]:
             path = self._path / f"{old}.safetensors"
@@ -108,11 +109,15 @@ def read_newest(path: Path) -> tuple[int, Arrays] | None:
 
 
 def _named(state: Any) -> Arrays:
+    import jax
+
     paths, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in paths}
 
 
 def _unnamed(arrays: Arrays, like: Any, path: Path) -> Any:
+    import jax
+
     shapes = {name: (x.shape, x.dtype) for name, x in arrays.items()}
     paths, structure = jax.tree_util.tree_flatten_with_path(like)
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]

@@ -3,13 +3,8 @@
 import math
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from squeezenet_jax.network import lowering
-from squeezenet_jax.network.model import SqueezeNet
-from squeezenet_jax.system import devices
 from squeezenet_jax.weights import Weights
 
 Forward = Callable[[np.ndarray], np.ndarray]
@@ -24,6 +19,13 @@ def compile_forward(weights: Weights, batch_size: int, num_images: float = math.
     One program: smaller batches are padded to it. For few images, `num_images` in all, it is the one that is compiled
     sooner. Raises `UserError` where the devices that are asked for are not there.
     """
+    import jax  # here, for whoever takes another engine
+    import jax.numpy as jnp
+
+    from squeezenet_jax.network import lowering
+    from squeezenet_jax.network.model import SqueezeNet
+    from squeezenet_jax.system import devices
+
     devices.available()
     model = SqueezeNet(weights.arch, weights.num_classes)
     size = weights.preprocessing.crop

@@ -19,6 +19,7 @@ from PIL import Image
 
 from squeezenet_jax import weights
 from squeezenet_jax.__main__ import main
+from squeezenet_jax.commands import evaluate
 from squeezenet_jax.network import architecture, lowering
 from squeezenet_jax.network.lowering import convolution
 from squeezenet_jax.network.model import SqueezeNet
@@ -341,6 +342,13 @@ def test_evaluate_refuses_other_classes_and_says_where_it_goes_by_position(netwo
     (tmp_path / "data").mkdir()
     (tmp_path / "data/train").symlink_to(folder)
     assert "train may be a split" in fails(capsys, "evaluate", path, f"folder:{tmp_path / 'data'}")
+
+
+def test_images_are_read_in_order_and_not_far_ahead():
+    done = []
+    for number, future in enumerate(evaluate._in_threads(lambda number: done.append(number) or number, 40, ahead=5)):
+        assert future.result() == number
+        assert len(done) <= number + 6
 
 
 def test_evaluate_names_what_it_cannot_read(path, folder, capsys, tmp_path):

@@ -1,7 +1,10 @@
 """What `predict` and `evaluate` compute with: the same logits whatever the engine, and one line where it is missing."""
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ pytest.importorskip("onnx", reason="onnx is not installed (requirements-export.t
 from squeezenet_jax.export import engines
 from squeezenet_jax.weights import inference
 
+ROOT = Path(__file__).parents[2]
 ENGINES = {"xla": inference.compile_forward, "onnxruntime": engines.onnxruntime}
 NETWORKS = [
     {"version": "v1.0", "geometry": "caffe", "bypass": "complex"},
@@ -57,6 +61,17 @@ def test_evaluate_gives_the_same_numbers_and_says_which_engine_it_was(files, cap
     losses = [result.pop("loss") for result in results]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert results[0] == results[1] and results[0]["count"] == 12
+
+
+def test_onnxruntime_needs_no_jax(files):
+    """jax's import took longer than a photograph."""
+    image = str(min(files.rglob("*.png")))
+    for command in (["evaluate", "w.safetensors", "folder:images"], ["predict", "w.safetensors", image]):
+        arguments = [*command, "--engine", "onnxruntime"]
+        script = f"import sys; sys.modules['jax'] = None; from squeezenet_jax.__main__ import main; main({arguments})"
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        output = subprocess.check_output([sys.executable, "-c", script], cwd=files, env=environment, text=True)
+        assert "top-1" in output or " %  " in output
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])

@@ -1,4 +1,4 @@
-"""The newest checkpoint of a run: a directory with `run.json` and `checkpoints/`. Needs jax, unlike the other readers.
+"""The newest checkpoint of a run: a directory with `run.json` and `checkpoints/`.
 
 The network's table follows from the settings in `run.json`, as does the preprocessing: what the run's own evaluation
 does to an image.
