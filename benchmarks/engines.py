@@ -4,12 +4,14 @@
 
 For each batch, milliseconds of: `xla`, `onnxruntime` (`--engine onnxruntime`), and `alone`: a session with
 onnxruntime's default options on the exported file, whose images are [B, C, H, W] already. The three take turns; a round
-is the median of several calls. With DIR, class folders of photographs, also seconds of whole `evaluate` processes, and
-of a process that decodes with Pillow and computes with onnxruntime. Speed is the other's time over ours in the same
-round: above 1, ours is faster.
+is the median of several calls. With DIR, class folders of photographs, also seconds of whole processes that evaluate
+them: `evaluate` with either engine, Pillow and onnxruntime, and torchvision's dataset, transforms and network with
+torch's DataLoader (where torchvision is installed). Speed is the other's time over ours in the same round: above 1,
+ours is faster.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -26,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from squeezenet_jax import weights
 from squeezenet_jax.export import engines, export_weights
+from squeezenet_jax.system import cores
 from squeezenet_jax.weights import inference
 from squeezenet_jax.weights.bundle import Weights
 
@@ -57,6 +60,25 @@ for path in sorted(glob.glob(folder + "/*/*")):
 flush()
 print(len(answers))
 """
+TORCHVISION = """
+import sys
+import torch, torchvision
+from safetensors.torch import load_file
+from torchvision import transforms
+weights, folder, version, mode, resize, crop, workers = sys.argv[1:]
+resize, crop = int(resize), int(crop)
+transform = transforms.Compose([
+    transforms.Resize((resize, resize) if mode == "squash" else resize), transforms.CenterCrop(crop),
+    transforms.ToTensor(), transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
+dataset = torchvision.datasets.ImageFolder(folder, transform, allow_empty=True)
+model = torchvision.models.get_model("squeezenet" + version).eval()
+model.load_state_dict(load_file(weights))
+answers = 0
+with torch.inference_mode():
+    for images, labels in torch.utils.data.DataLoader(dataset, batch_size=32, num_workers=int(workers)):
+        answers += len(model(images).argmax(1))
+print(answers)
+"""
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -82,13 +104,13 @@ def quartiles(values: list[float]) -> str:
 
 
 def show(title: str, unit: str, seconds: Mapping[str, list[float]]) -> None:
-    """A line for each contender, and how fast ours are beside the last, which is not ours."""
-    *ours, theirs = seconds
+    """A line for each contender, and how fast ours are beside each of the others."""
     print(title, flush=True)
     for name in seconds:
-        ratios = [other / own for own, other in zip(seconds[name], seconds[theirs], strict=True)]
-        speed = f"speed beside {theirs} {quartiles(ratios)}" if name in ours else ""
-        print(f"  {name:20s} {quartiles(seconds[name])} {unit}  {speed}", flush=True)
+        print(f"  {name:20s} {quartiles(seconds[name])} {unit}", flush=True)
+        for other in seconds.keys() - ENGINES.keys() if name in ENGINES else ():
+            ratios = [theirs / own for own, theirs in zip(seconds[name], seconds[other], strict=True)]
+            print(f"  {'':20s} speed beside {other}: {quartiles(ratios)}", flush=True)
 
 
 def latency(loaded: Weights, file: Path, batch: int, rounds: int) -> None:
@@ -113,6 +135,7 @@ def latency(loaded: Weights, file: Path, batch: int, rounds: int) -> None:
 
 
 def processes(args: argparse.Namespace, loaded: Weights, file: Path, rounds: int) -> None:
+    """`file` is the exported network; beside it there is room."""
     p = loaded.preprocessing
     ours = [sys.executable, "-m", "squeezenet_jax", "evaluate", args.weights, f"folder:{args.folder}"]
     ours += ["--classes-by-position"] if not loaded.labels else []
@@ -121,6 +144,19 @@ def processes(args: argparse.Namespace, loaded: Weights, file: Path, rounds: int
     pillow = [str(file), str(args.folder), p.mode, str(p.resize), str(p.crop), str(p.scale), p.channel_order, *numbers]
     commands = {name: [*ours, "--engine", name] for name in ENGINES}
     commands["onnxruntime, Pillow"] = [sys.executable, "-c", PILLOW, *pillow]
+    for workers in (0, cores.cores()) if importlib.util.find_spec("torchvision") else ():
+        layout = file.with_name("torchvision.safetensors")
+        weights.save(layout, loaded, "torchvision")
+        given = [
+            str(layout),
+            str(args.folder),
+            "1_0" if loaded.arch.stem.kernel == 7 else "1_1",
+            p.mode,
+            str(p.resize),
+            str(p.crop),
+            str(workers),
+        ]
+        commands[f"torchvision, {workers} workers"] = [sys.executable, "-c", TORCHVISION, *given]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     seconds: dict[str, list[float]] = {name: [] for name in commands}
