@@ -165,6 +165,7 @@ ENDS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("end", ENDS)
 def test_a_run_that_was_told_to_end_is_resumed_and_ends_as_if_it_had_not_been(tmp_path, uninterrupted, end):
     run = tmp_path / "runs" / "bypass=none,seed=0"

@@ -128,6 +128,7 @@ def test_an_old_workdir_is_reported(workdir):
     assert (rows["bypass=none"]["params"], rows["bypass=complex"]["params"]) == (12_354, 17_826)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_old_run_that_was_killed_goes_on_to_the_bits_of_one_that_was_not(workdir, tmp_path):
     resumed, anew = launch(workdir), launch(tmp_path / "anew", only=KILLED)

@@ -226,6 +226,7 @@ def test_group_norm_is_by_the_statistics_of_sixteen_channels_or_more_of_an_examp
         np.testing.assert_allclose(y[b][:, :, part], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 def test_training_with_batch_norm_is_by_the_batch_and_needs_room_for_its_averages():
     model = SqueezeNet(build("v1.1", stem="small", width=0.125, norm="batch"), 5)
     image, keys = jax.random.normal(jax.random.key(0), (4, 16, 16, 3)), jax.random.split(jax.random.key(1), 4)

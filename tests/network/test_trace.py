@@ -98,6 +98,7 @@ ARCHITECTURES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_rows_computed_one_after_another_are_the_model(name):
     arch = ARCHITECTURES[name]

@@ -30,6 +30,7 @@ def nobody_can_open(path):
         signal.signal(signal.SIGIO, before)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_hang_ends_the_process_which_says_where_and_is_resumed(tmp_path, pictures, start):
     root, expected = pictures

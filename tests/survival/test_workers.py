@@ -24,6 +24,7 @@ def data_workers(process):
     return [number for number, line in members(process.pid).items() if "spawn_main" in line]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_data_workers_are_replaced_when_killed_end_with_their_process_and_change_nothing(tmp_path, pictures, start):
     root, expected = pictures

@@ -22,6 +22,8 @@ def alone(tmp_path_factory):
     return results(workdir)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_train_like_one(tmp_path, alone):
     finish(*start_two(tmp_path / "two"))
     assert_same(results(tmp_path / "two"), alone)
@@ -51,6 +53,8 @@ def test_two_processes_with_batch_norm_train_like_one(tmp_path):
     assert any("batch_stats" in name for name in found[1][1])
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_signal_to_one_of_two_stops_both_at_the_same_step_and_they_resume(tmp_path):
     # A SIGTERM may be heard a second late, some tens of steps: long enough not to end before.
     overrides = {"train.epochs": 20.0, "train.eval_every_epochs": 10.0, "train.checkpoint_every_steps": 5}
@@ -119,6 +123,8 @@ def test_a_cluster_is_detected(environ, expected):
     assert processes.detected(environ) is expected
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_single_process_that_joined_still_hears_a_signal(tmp_path):
     workdir = tmp_path / "one"
     process = start(

@@ -64,6 +64,7 @@ def parts(monkeypatch):
     compile_steps.cache_clear()
 
 
+@pytest.mark.long
 def test_accumulated_gradients_are_those_of_the_large_batch(tiny, parts):
     """With dropout, crops and flips, whose random numbers belong to the examples (dropout 0.5 is the default)."""
     common = {
@@ -107,6 +108,7 @@ def one_step(settings, batch, parts=1):
     return jax.tree.map(jnp.subtract, params, state.params), tally | {"batch_stats": state.model_state}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("parts", "norm"), [(1, "none"), (2, "none"), (1, "batch"), (2, "group")])
 def test_masked_examples_change_nothing_about_a_step(tiny, parts, norm):
     """The loss that a step descends on is the mean over the examples whose mask is 1, not over the batch's rows."""

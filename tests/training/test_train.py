@@ -92,6 +92,7 @@ def test_eight_devices_are_there():
     assert devices.data_mesh().size == 8
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_one_and_eight_devices_train_the_same(tiny, tmp_path, on_devices, norm):
     # SGD: Adam divides by gradients near 0 and turns rounding into steps
@@ -114,6 +115,7 @@ def test_one_and_eight_devices_train_the_same(tiny, tmp_path, on_devices, norm):
     assert_equal(params_1, params_8, rtol=1e-3, atol=1e-5 if norm == "none" else 1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("share", "ema_decay"), [("kmeans", 0.0), ("uniform", 0.0), ("kmeans", 0.8)])
 def test_weights_that_are_removed_stay_so_and_shared_ones_stay_equal(tiny, tmp_path, share, ema_decay):
     run(tiny(**COMPRESSED | {"compress__share": share, "train__ema_decay": ema_decay}), tmp_path)
