@@ -31,12 +31,18 @@ _programs = weakref.WeakKeyDictionary()
 
 
 @overload
-def classify(weights: Weights, images: Image, top: int = ...) -> Answer: ...  # type: ignore[overload-overlap]
+def classify(  # type: ignore[overload-overlap]
+    weights: Weights, images: Image, top: int = ..., *, engine: Compile | None = ...
+) -> Answer: ...
 @overload
-def classify(weights: Weights, images: Iterable[Image], top: int = ...) -> list[Answer]: ...
+def classify(
+    weights: Weights, images: Iterable[Image], top: int = ..., *, engine: Compile | None = ...
+) -> list[Answer]: ...
 
 
-def classify(weights: Weights, images: Image | Iterable[Image], top: int = 5) -> Answer | list[Answer]:
+def classify(
+    weights: Weights, images: Image | Iterable[Image], top: int = 5, *, engine: Compile | None = None
+) -> Answer | list[Answer]:
     """The `top` most probable classes as (name, softmax probability), the most probable first.
 
     Example: `classify(load("v11.safetensors"), "cat.jpg")[0]` might be `("tabby, tabby cat", 0.62)`.
@@ -47,6 +53,7 @@ def classify(weights: Weights, images: Image | Iterable[Image], top: int = 5) ->
         or several of those, for which a list of answers is returned. A photograph is turned as its EXIF orientation
         says; what is transparent is white.
       top: at least 1; of fewer classes, all.
+      engine: what computes the logits, such as `export.engines.onnxruntime`; XLA, unless given.
 
     The network is compiled at the first call with one image and at the first with several. Raises `UserError` for an
     image that cannot be read.
@@ -62,7 +69,7 @@ def classify(weights: Weights, images: Image | Iterable[Image], top: int = 5) ->
     one = _is_image(images)
     answers = [
         [(_name(weights, k), probability) for k, probability in top_classes(logits_K, top)]
-        for logits_K in logits(weights, [images] if one else list(images))  # type: ignore[arg-type, list-item]
+        for logits_K in logits(weights, [images] if one else list(images), compile_forward=engine)  # type: ignore[arg-type, list-item]
     ]
     return answers[0] if one else answers
 

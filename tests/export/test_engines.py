@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeezenet_jax import weights
+from squeezenet_jax import classify, weights
 from squeezenet_jax.__main__ import main
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (requirements-export.txt)")
@@ -36,6 +36,13 @@ def test_both_engines_give_the_same_logits_for_few_images_and_a_whole_batch(make
         expected, found = (compiled(network, 4, 4)(images_BHWC[:count]) for compiled in ENGINES.values())
         assert found.shape == expected.shape == (count, 6) and np.ptp(expected) > 0.1
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_the_library_takes_an_engine(make_weights):
+    network = make_weights()
+    image = np.random.default_rng(3).integers(0, 256, (40, 40, 3), np.uint8)
+    expected, found = (dict(classify(network, image, engine=engine)) for engine in (None, engines.onnxruntime))
+    assert found == pytest.approx(expected, rel=1e-4) and len(found) == 5
 
 
 @pytest.fixture
