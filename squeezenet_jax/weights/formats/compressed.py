@@ -13,7 +13,7 @@ The JSON is that of `metadata.py`. The layers' lines follow from it; they stand 
 import math
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -75,7 +75,10 @@ def read(content: bytes, wishes: Wishes, provenance: Mapping[str, str]) -> Weigh
 
 def encode(layers: Sequence[QuantizedLayer]) -> bytes:
     """The stream of these layers."""
-    return _coded(layers)[0].finish()
+    encoder = Encoder()
+    for _ in _collecting(encoder, layers):
+        pass
+    return encoder.finish()
 
 
 def decode(stream: bytes, shapes_HWIO: Mapping[str, Shape]) -> list[QuantizedLayer]:
@@ -98,17 +101,17 @@ def encoded_size(layers: Sequence[QuantizedLayer]) -> int:
 
 def sizes(layers: Sequence[QuantizedLayer]) -> list[float]:
     """Of each layer, its bytes in the stream; what the stream has besides is less than 500 bytes."""
-    return _coded(layers)[1]
+    encoder = Encoder()
+    ends = [0.0, *(encoder.bits() / 8 for _ in _collecting(encoder, layers))]
+    return np.diff(ends).tolist()
 
 
-def _coded(layers: Sequence[QuantizedLayer]) -> tuple[Encoder, list[float]]:
-    """(an encoder that has collected the layers, bytes of each)."""
-    encoder, numbers = Encoder(), Numbers()
-    ends = [0.0]
+def _collecting(encoder: Encoder, layers: Sequence[QuantizedLayer]) -> Iterator[QuantizedLayer]:
+    """Each layer, once the encoder has collected it."""
+    numbers = Numbers()
     for layer in layers:
         code_layer(encoder, layer.code_HWIO.shape, numbers, layer)
-        ends.append(encoder.bits() / 8)
-    return encoder, np.diff(ends).tolist()
+        yield layer
 
 
 def _lines(shapes: Mapping[str, Shape]) -> str:

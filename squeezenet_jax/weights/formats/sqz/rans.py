@@ -57,7 +57,8 @@ class Encoder:
 
     def bits(self) -> float:
         """The ideal length of what has been collected; the stream is about 150 bytes longer."""
-        return float(sum(TOTAL_BITS * len(size) - np.log2(size).sum() for size in self.sizes))
+        sizes = np.concatenate([np.empty(0), *self.sizes])
+        return float(TOTAL_BITS * len(sizes) - np.log2(sizes).sum())
 
     def finish(self) -> bytes:
         """The stream: each lane's state as uint32, then the words, all little-endian."""
@@ -68,12 +69,14 @@ class Encoder:
             for first in range((len(start) - 1) // LANES * LANES, -1, -LANES):
                 f = size[first : first + LANES]
                 lane = x[: len(f)]
-                full = (lane >> total) >= f  # x >= (LOW >> TOTAL_BITS << WORD_BITS) * f
+                full = lane >= f << total  # x >= (LOW >> TOTAL_BITS << WORD_BITS) * f
                 if full.any():
                     words.append(lane[full][::-1].astype("<u2"))
-                    lane = np.where(full, lane >> word, lane)
-                quotient = lane // f
-                x[: len(f)] = (quotient << shift) + (lane - quotient * f) + start[first : first + LANES]
+                    np.right_shift(lane, word, out=lane, where=full)
+                quotient, rest = np.divmod(lane, f)
+                np.left_shift(quotient, shift, out=lane)
+                lane += rest
+                lane += start[first : first + LANES]
         return x.astype("<u4").tobytes() + np.concatenate([np.empty(0, "<u2"), *words])[::-1].tobytes()
 
 
@@ -96,7 +99,10 @@ class Decoder:
             table = cumulative[first : first + LANES]
             row = ROWS[: len(table)]
             slot = self.x[: len(table)] & (TOTAL - 1)
-            symbol = (slot[:, None] >= table[:, 1:-1]).sum(1)
+            if table.shape[1] == 3:
+                symbol = (slot >= table[:, 1]).astype(np.int64)
+            else:
+                symbol = (slot[:, None] >= table[:, 1:-1]).sum(1)
             start = table[row, symbol]
             self._advance(slot, start, table[row, symbol + 1] - start)
             result[first : first + LANES] = symbol
@@ -117,12 +123,13 @@ class Decoder:
     def _advance(self, slot: np.ndarray, start: np.ndarray, size: np.ndarray) -> None:
         n = len(slot)
         x = size * (self.x[:n] >> TOTAL_BITS) + slot - start
-        low = np.flatnonzero(x < LOW)
-        words = self.words[self.place : self.place + len(low)]
-        if len(words) < len(low):
-            raise UserError("truncated or damaged: the stream ends too early")
-        x[low] = (x[low] << WORD_BITS) | words
-        self.place += len(low)
+        low = x < LOW
+        if number := np.count_nonzero(low):
+            words = self.words[self.place : self.place + number]
+            if len(words) < number:
+                raise UserError("truncated or damaged: the stream ends too early")
+            x[low] = (x[low] << WORD_BITS) | words
+            self.place += int(number)
         self.x[:n] = x
 
     def finish(self) -> None:
