@@ -26,7 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from squeezenet_jax import weights
+from squeezenet_jax import build, weights
 from squeezenet_jax.export import engines, export_weights
 from squeezenet_jax.system import cores
 from squeezenet_jax.weights import inference
@@ -108,7 +108,7 @@ def show(title: str, unit: str, seconds: Mapping[str, list[float]]) -> None:
     print(title, flush=True)
     for name in seconds:
         print(f"  {name:20s} {quartiles(seconds[name])} {unit}", flush=True)
-        for other in seconds.keys() - ENGINES.keys() if name in ENGINES else ():
+        for other in [other for other in seconds if other not in ENGINES] if name in ENGINES else ():
             ratios = [theirs / own for own, theirs in zip(seconds[name], seconds[other], strict=True)]
             print(f"  {'':20s} speed beside {other}: {quartiles(ratios)}", flush=True)
 
@@ -144,18 +144,13 @@ def processes(args: argparse.Namespace, loaded: Weights, file: Path, rounds: int
     pillow = [str(file), str(args.folder), p.mode, str(p.resize), str(p.crop), str(p.scale), p.channel_order, *numbers]
     commands = {name: [*ours, "--engine", name] for name in ENGINES}
     commands["onnxruntime, Pillow"] = [sys.executable, "-c", PILLOW, *pillow]
-    for workers in (0, cores.cores()) if importlib.util.find_spec("torchvision") else ():
+    version = "v1.0" if loaded.arch.stem.kernel == 7 else "v1.1"
+    published = list(loaded.arch.fires()) == list(build(version).fires()) and loaded.num_classes == 1000
+    for workers in (0, cores.cores()) if published and importlib.util.find_spec("torchvision") else ():
         layout = file.with_name("torchvision.safetensors")
         weights.save(layout, loaded, "torchvision")
-        given = [
-            str(layout),
-            str(args.folder),
-            "1_0" if loaded.arch.stem.kernel == 7 else "1_1",
-            p.mode,
-            str(p.resize),
-            str(p.crop),
-            str(workers),
-        ]
+        name = version[1:].replace(".", "_")
+        given = [str(layout), str(args.folder), name, p.mode, str(p.resize), str(p.crop), str(workers)]
         commands[f"torchvision, {workers} workers"] = [sys.executable, "-c", TORCHVISION, *given]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
@@ -163,7 +158,7 @@ def processes(args: argparse.Namespace, loaded: Weights, file: Path, rounds: int
     for _ in range(rounds):
         for name, command in commands.items():
             start = time.perf_counter()
-            subprocess.run(command, env=environment, check=True, capture_output=True)
+            subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
             seconds[name].append(time.perf_counter() - start)
     show(f"whole processes, {len(list(args.folder.glob('*/*')))} photographs", "s", seconds)
 

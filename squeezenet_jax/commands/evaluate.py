@@ -7,6 +7,7 @@ Images are turned by their EXIF orientation only if the network's training did s
 
 import argparse
 import collections
+import contextlib
 import json
 import sys
 import warnings
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from squeezenet_jax.weights.classes import Matched
     from squeezenet_jax.weights.classify import Compile
 
-Read = TypeVar("Read")
+T = TypeVar("T")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -194,32 +195,36 @@ def evaluate(
     """
     import numpy as np
 
+    from squeezenet_jax.weights.images import in_batches
     from squeezenet_jax.weights.scores import Scores
 
     unreadable: list[str] = []
     scores, size = Scores(), min(batch_size, examples.size)
     forward = compile_forward(weights, size, examples.size)
-    batch: list[tuple[np.ndarray, int]] = []
-    for number, reading in enumerate(_in_threads(examples.read, examples.size, ahead=2 * size)):
-        try:
-            batch.append(reading.result())
-        except UserError as error:
-            unreadable.append(str(error))
-        if batch and (len(batch) == size or number == examples.size - 1):
+    with _in_threads(examples.read, examples.size, ahead=size + cores.cores()) as readings:
+        for batch in in_batches(readings, size, lambda number, error: unreadable.append(str(error))):
             images, labels = zip(*batch, strict=True)
             scores.add(forward(np.stack(images)), np.array(labels))
-            batch = []
     if not scores.count:
         raise UserError(f"none of the {examples.size} files could be read as an image; the first: {unreadable[0]}")
     return scores.means() | ({"top5": None} if weights.num_classes <= 5 else {}), unreadable
 
 
-def _in_threads(read: "Callable[[int], Read]", count: int, *, ahead: int) -> "Iterator[Future[Read]]":
-    """`read(0)` to `read(count - 1)` in this order, each done; some `ahead` of the one that is being used."""
-    with warnings.catch_warnings(), ThreadPoolExecutor(cores.cores(), "images") as pool:  # filters are all threads'
-        futures: collections.deque[Future[Read]] = collections.deque()
-        for number in range(count):
-            futures.append(pool.submit(read, number))
-            if len(futures) > ahead:
-                yield futures.popleft()
-        yield from futures
+@contextlib.contextmanager
+def _in_threads(read: "Callable[[int], T]", count: int, *, ahead: int) -> "Iterator[Iterator[Callable[[], T]]]":
+    """What waits for `read(0)`, `read(1)`, ... and gives it; threads are about so many `ahead` of the one in use."""
+    pool, futures = ThreadPoolExecutor(cores.cores(), "images"), collections.deque[Future[T]]()
+
+    def readings() -> "Iterator[Callable[[], T]]":
+        for number in range(count + ahead):
+            if number < count:
+                futures.append(pool.submit(read, number))
+            if number >= ahead and futures:
+                yield futures.popleft().result
+
+    try:
+        with warnings.catch_warnings():  # once, for all threads have the same filters
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield readings()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # a disk may hang

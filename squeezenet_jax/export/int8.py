@@ -1,9 +1,10 @@
 """int8 files: what is asked for, the pictures that say how far activations reach, and what the rounding costs.
 
-Weights are rounded to 8 bits, symmetrically, with a scale for each filter; activations with one scale for each tensor,
-from the smallest and largest value that any of the calibration pictures gives. The runtimes' own quantisers do it,
-`onnx_int8.py` and `tflite_int8.py`. Before a file gets its name, it and the float file, which is verified against the
-flax model, look at the same pictures. Letters: B batch, N pictures, H, W, C, K classes.
+Weights are rounded to 8 bits (in ONNX to 7: `onnx_int8.py` says why), symmetrically, with a scale for each filter;
+activations with one scale for each tensor, from the smallest and largest value that any of the calibration pictures
+gives. The runtimes' own quantisers do it, `onnx_int8.py` and `tflite_int8.py`. Before a file gets its name, it and the
+float file, which is verified against the flax model, look at the same pictures. Letters: B batch, N pictures, H, W, C,
+K classes.
 """
 
 import dataclasses

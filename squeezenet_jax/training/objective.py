@@ -13,6 +13,7 @@ import optax
 from squeezenet_jax.data.batches import Batch
 from squeezenet_jax.system import devices
 from squeezenet_jax.system.errors import UserError
+from squeezenet_jax.weights.scores import label_rank
 
 Tally = dict[str, jax.Array]  # "loss" float32 sum; "top1", "top5", "count" int32 counts
 Outcomes = dict[str, jax.Array]  # of each example: "index", "label", "mask", "top" int32, "probability" float32
@@ -45,20 +46,6 @@ def soft_labels(label_B: jax.Array, num_classes: int, *, smoothing: float) -> ja
     Szegedy et al., arXiv 1512.00567, Sec. 7.
     """
     return (1 - smoothing) * jax.nn.one_hot(label_B, num_classes) + smoothing / num_classes
-
-
-def label_rank(logits_BK: jax.Array, label_B: jax.Array) -> jax.Array:
-    """How many classes come before the label when classes are sorted by logit; int32 [B], 0 being a top-1 hit.
-
-    Equal logits are sorted by class index, as in `argmax`: a dead network (all logits equal) then scores 1/K, not 1.
-    A row with a NaN is never a hit.
-    """
-    K = logits_BK.shape[-1]
-    own = jnp.take_along_axis(logits_BK, label_B[:, None], axis=-1)
-    earlier = jnp.arange(K) < label_B[:, None]
-    before = (logits_BK > own) | ((logits_BK == own) & earlier)
-    rank = jnp.sum(before, axis=-1, dtype=jnp.int32)
-    return jnp.where(jnp.isnan(logits_BK).any(-1), 2**31 - 1, rank)
 
 
 def outcomes(logits_BK: jax.Array, batch: Batch) -> Outcomes:

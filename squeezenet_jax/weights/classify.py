@@ -3,6 +3,7 @@
 Letters: B batch, N images, H, W, C, K classes. Read next: `inference.py`.
 """
 
+import functools
 import os
 import warnings
 import weakref
@@ -18,7 +19,7 @@ from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import inference
 from squeezenet_jax.weights.bundle import Preprocessing, Weights
 from squeezenet_jax.weights.formats.torchvision_layout import ASSUMED
-from squeezenet_jax.weights.images import preprocess, read_image
+from squeezenet_jax.weights.images import in_batches, preprocess, read_image
 
 BATCH_SIZE = 16
 Image = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
@@ -87,20 +88,16 @@ def logits(
     """
     size = 1 if len(images) == 1 else BATCH_SIZE
     logits_by_batch = [np.zeros((0, weights.num_classes), np.float32)]
-    batch: list[np.ndarray] = []
-    for number, image in enumerate(images):
-        try:
-            batch.append(_read(image, number, weights.preprocessing))
-        except UserError as error:
-            if unreadable is None:
-                raise
-            unreadable(number, error)
-        if batch and (len(batch) == size or number == len(images) - 1):
-            # Here, for a wrong path waits for no compiler.
-            forward = _program(weights, size, len(images), compile_forward or inference.compile_forward)
-            logits_by_batch.append(forward(np.stack(batch)))
-            batch = []
+    readings = (functools.partial(_read, image, n, weights.preprocessing) for n, image in enumerate(images))
+    for batch in in_batches(readings, size, unreadable or _raise):
+        # Here, for a wrong path waits for no compiler.
+        forward = _program(weights, size, len(images), compile_forward or inference.compile_forward)
+        logits_by_batch.append(forward(np.stack(batch)))
     return np.concatenate(logits_by_batch)
+
+
+def _raise(number: int, error: UserError) -> None:
+    raise error
 
 
 def top_classes(logits_K: np.ndarray, top: int) -> list[tuple[int, float]]:

@@ -4,7 +4,9 @@ What is an image, and how it is decoded, is `data/decoding.py`'s: the same as in
 """
 
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -13,6 +15,8 @@ from squeezenet_jax.data import archives
 from squeezenet_jax.data.images import decoding
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import Preprocessing
+
+T = TypeVar("T")
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -24,6 +28,23 @@ def images_below(folder: Path) -> list[Path]:
         raise UserError(f"{archives.printable(str(folder))}: is no folder; a folder of images is needed")
     files = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
+def in_batches(
+    readings: Iterable[Callable[[], T]], size: int, unreadable: Callable[[int, UserError], None]
+) -> Iterator[list[T]]:
+    """What can be read, so many at a time; the last may be fewer. `unreadable` is told the number of each other."""
+    batch: list[T] = []
+    for number, read in enumerate(readings):
+        try:
+            batch.append(read())
+        except UserError as error:
+            unreadable(number, error)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def read_image(path: Path, preprocessing: Preprocessing, *, upright: bool = False) -> np.ndarray:

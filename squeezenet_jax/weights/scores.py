@@ -1,39 +1,55 @@
-"""Loss and accuracies of logits on the host: what `evaluate` and `export --int8` count. Needs no jax.
+"""How logits become top-1 and top-5, and loss and accuracies of logits that are on the host. Needs no jax.
 
-`training/objective.py` defines the same inside a compiled step; tests compare the two. Letters: B batch, K classes.
+The loss of a training step, and its sums on the devices, are `training/objective.py`'s. Letters: B batch, K classes.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 
 
+def label_rank(logits_BK: Any, label_B: Any) -> Any:
+    """How many classes come before the label when classes are sorted by logit; int32 [B], 0 being a top-1 hit.
+
+    Of NumPy's arrays or of jax's. Equal logits are sorted by class index, as in `argmax`: a dead network (all logits
+    equal) then scores 1/K, not 1. A row with a NaN is never a hit.
+    """
+    xp = logits_BK.__array_namespace__()
+    K = logits_BK.shape[-1]
+    own = xp.take_along_axis(logits_BK, label_B[:, None], axis=-1)
+    earlier = xp.arange(K) < label_B[:, None]
+    before = (logits_BK > own) | ((logits_BK == own) & earlier)
+    rank = xp.sum(before, axis=-1, dtype=xp.int32)
+    return xp.where(xp.isnan(logits_BK).any(-1), 2**31 - 1, rank)
+
+
 @dataclasses.dataclass
 class Scores:
-    """Sums over examples, each of which counts once: cross-entropy, top-1 and top-5 hits, and their number."""
+    """Of examples, each of which counts once: cross-entropies, top-1 and top-5 hits."""
 
-    loss: float = 0.0
+    losses: list[float] = dataclasses.field(default_factory=list)
     top1: int = 0
     top5: int = 0
-    count: int = 0
 
     def add(self, logits_BK: np.ndarray, label_B: np.ndarray) -> None:
-        own_B1 = np.take_along_axis(logits_BK, label_B[:, None], axis=1)
-        # Equal logits are sorted by class; a row with a NaN is never a hit.
-        earlier_BK = np.arange(logits_BK.shape[1]) < label_B[:, None]
-        rank_B = ((logits_BK > own_B1) | ((logits_BK == own_B1) & earlier_BK)).sum(axis=1)
-        rank_B[np.isnan(logits_BK).any(axis=1)] = logits_BK.shape[1] + 5
+        rank_B = label_rank(logits_BK, label_B)
+        self.top1 += int((rank_B < 1).sum())
+        self.top5 += int((rank_B < 5).sum())
         with np.errstate(invalid="ignore"):  # of infinite logits, the loss is NaN
             above_BK = logits_BK.astype(np.float64) - logits_BK.max(axis=1, keepdims=True)
         loss_B = np.log(np.exp(above_BK).sum(axis=1)) - np.take_along_axis(above_BK, label_B[:, None], axis=1)[:, 0]
-        # float32 in float64: exact, so that the order of the examples is nothing.
-        self.loss += float(loss_B.astype(np.float32).sum(dtype=np.float64))
-        self.top1 += int((rank_B < 1).sum())
-        self.top5 += int((rank_B < 5).sum())
-        self.count += len(label_B)
+        self.losses += loss_B.tolist()
+
+    @property
+    def count(self) -> int:
+        return len(self.losses)
 
     def means(self) -> dict[str, Any]:
-        """Mean loss and accuracies (fractions), with the count they are over, which must not be 0."""
-        sums = {"loss": self.loss, "top1": self.top1, "top5": self.top5}
+        """Mean loss and accuracies (fractions), with the count they are over, which must not be 0.
+
+        They do not depend on the order of the examples.
+        """
+        sums = {"loss": math.fsum(self.losses), "top1": self.top1, "top5": self.top5}
         return {name: value / self.count for name, value in sums.items()} | {"count": self.count}

@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -345,10 +347,22 @@ def test_evaluate_refuses_other_classes_and_says_where_it_goes_by_position(netwo
 
 
 def test_images_are_read_in_order_and_not_far_ahead():
-    done = []
-    for number, future in enumerate(evaluate._in_threads(lambda number: done.append(number) or number, 40, ahead=5)):
-        assert future.result() == number
-        assert len(done) <= number + 6
+    begun = []
+    with evaluate._in_threads(lambda number: begun.append(number) or number, 40, ahead=5) as readings:
+        for number, reading in enumerate(readings):
+            assert reading() == number
+            assert len(begun) <= number + 6
+    assert sorted(begun) == list(range(40))
+
+
+def test_what_is_not_read_yet_is_not_waited_for():
+    go_on = threading.Event()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), evaluate._in_threads(lambda number: go_on.wait(60), 40, ahead=5) as readings:
+        threading.Timer(0.1, signal.pthread_kill, [threading.get_ident(), signal.SIGINT]).start()
+        next(readings)()
+    assert time.monotonic() - began < 30
+    go_on.set()
 
 
 def test_evaluate_names_what_it_cannot_read(path, folder, capsys, tmp_path):
@@ -358,16 +372,18 @@ def test_evaluate_names_what_it_cannot_read(path, folder, capsys, tmp_path):
     (data / "dog" / "good.png").write_bytes(next(folder.glob("*/*.png")).read_bytes())
     (data / "dog" / ".hidden").write_text("not counted")
     (data / "dog" / "bad.jpg").write_text("no image")
+    (data / "dog" / "worse.jpg").write_text("no image")
     assert run("evaluate", path, f"folder:{data}", "--format", "json") == 0
     result = json.loads(capsys.readouterr().out)
     assert result["count"] == 1
-    assert [message.partition(":")[0] for message in result["unreadable"]] == [str(data / "dog" / "bad.jpg")]
+    unreadable = [message.partition(":")[0] for message in result["unreadable"]]  # one of them behind the last image
+    assert unreadable == [str(data / "dog" / name) for name in ("bad.jpg", "worse.jpg")]
     assert run("evaluate", path, f"folder:{data}") == 0
     out, err = capsys.readouterr()
     assert "of 1 images" in out and "left out: " in err and "bad.jpg" in err
-    assert "left out: .cache: hidden" in err and "left out: dog/.hidden: hidden" in err and "in all: 3" in err
+    assert "left out: .cache: hidden" in err and "left out: dog/.hidden: hidden" in err and "in all: 4" in err
     (data / "dog" / "good.png").unlink()
-    assert "none of the 1 files" in fails(capsys, "evaluate", path, f"folder:{data}")
+    assert "none of the 2 files" in fails(capsys, "evaluate", path, f"folder:{data}")
 
 
 def test_convert_describes_and_keeps(network, path, tmp_path, capsys):

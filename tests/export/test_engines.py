@@ -41,8 +41,15 @@ def test_both_engines_give_the_same_logits_for_few_images_and_a_whole_batch(make
 def test_the_library_takes_an_engine(make_weights):
     network = make_weights()
     image = np.random.default_rng(3).integers(0, 256, (40, 40, 3), np.uint8)
-    expected, found = (dict(classify(network, image, engine=engine)) for engine in (None, engines.onnxruntime))
+    asked = []
+
+    def engine(*of_what):
+        asked.append(of_what)
+        return engines.onnxruntime(*of_what)
+
+    expected, found = (dict(classify(network, image, engine=which)) for which in (None, engine))
     assert found == pytest.approx(expected, rel=1e-4) and len(found) == 5
+    assert asked == [(network, 1, 1)]
 
 
 @pytest.fixture

@@ -29,4 +29,4 @@ def test_no_logit_that_is_no_number_is_a_hit():
     scores.add(logits, label)
     tally = objective.total([objective.tally(logits, label, np.ones(3, np.int32))])
     assert (scores.top1, scores.top5, scores.count) == (1, 2, 3) == tuple(tally[x] for x in ("top1", "top5", "count"))
-    assert np.isnan(scores.loss)
+    assert np.isnan(scores.means()["loss"])
