@@ -219,6 +219,7 @@ def test_summary_refuses_wrong_input_in_one_line(args, part):
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.long
 def test_what_nohup_ignores_does_not_stop_a_run(tmp_path):
     run = tmp_path / "runs" / "bypass=none,seed=0"
     command = ["nohup", sys.executable, "launch.py", *ONE_RUN, str(tmp_path / "runs")]
@@ -275,6 +276,7 @@ def test_names_are_whole_in_a_pipe_and_in_a_narrow_terminal(tmp_path):
         assert "…" not in result.stdout
 
 
+@pytest.mark.long
 def test_devices_that_are_not_there_and_float64_are_one_line_or_nothing(tmp_path):
     args = [
         "--config",

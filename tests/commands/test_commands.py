@@ -225,6 +225,7 @@ def test_predict_answers_for_the_others_and_names_the_bad_ones(network, path, fo
     assert "none of the 4 images can be read; the first: " in fails(capsys, "predict", path, *bad)
 
 
+@pytest.mark.long
 def test_names_that_are_not_utf8_end_in_no_traceback(path, folder, tmp_path):
     """In processes of their own: with an output that can express less, and one that refuses surrogates."""
     data = tmp_path / "data"

@@ -76,6 +76,7 @@ def test_the_three_list_the_same_files_and_leave_out_the_same(messy, tmp_path):
     assert prepare(messy, tmp_path / "out", Listener()) == dataclasses.replace(prepared, was_there=True)
 
 
+@pytest.mark.long
 def test_a_training_names_and_counts_what_it_leaves_out(messy, tmp_path):
     notices = []
 

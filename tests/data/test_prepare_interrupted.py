@@ -51,6 +51,7 @@ def killed_after(shards, source, out):
     return process.returncode, errors
 
 
+@pytest.mark.long
 def test_killed_again_and_again_it_ends_with_the_same_bytes(many, tmp_path):
     source, whole = many
     kills = 0

@@ -8,6 +8,7 @@ from squeezenet_jax.network import initialize
 from squeezenet_jax.training.steps import build_model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bypass", ["none", "complex"])
 def test_lsuv_gives_every_layer_the_wanted_output_scale(tiny, bypass):
     settings = tiny(model__bypass=bypass, model__width=0.25)

@@ -44,6 +44,7 @@ def test_data_workers_are_replaced_when_killed_end_with_their_process_and_change
     assert_same(run, expected)  # which threads made
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_stopped_data_worker_is_a_hang_too_and_ends_with_the_process(tmp_path, pictures, start):
     settings = folder(pictures[0], **{"data.workers": 1, "train.hang_minutes": 0.15})

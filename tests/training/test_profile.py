@@ -83,6 +83,7 @@ def test_an_operation_is_named_by_its_place_in_the_network():
         assert profile._readable(origin) == expected
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_trace_of_real_steps_opens_and_names_the_layers(tiny, tmp_path):
     notices = []

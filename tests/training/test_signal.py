@@ -12,6 +12,7 @@ from squeezenet_jax.training import augment, objective, signal
 from squeezenet_jax.training.steps import build_model, draw_variables
 
 
+@pytest.mark.long
 def test_scales_are_those_of_the_network_that_a_run_starts_from(tiny):
     settings = tiny(model__kernel_init="lsuv", model__lsuv_std=0.5, model__bypass="complex")
     found = signal.scales(settings)
@@ -23,6 +24,7 @@ def test_scales_are_those_of_the_network_that_a_run_starts_from(tiny):
     assert all(0 < scale.gradient < np.inf for scale in found)
 
 
+@pytest.mark.long
 def test_a_gradient_is_what_the_loss_changes_by_when_an_output_does(tiny):
     """Of conv10, whose relu is left out: the gradient of an image's loss is (p - y) / (H W) in every place."""
     settings = tiny(model__conv10_relu=False)

@@ -350,6 +350,7 @@ def test_a_tally_in_parts_is_that_of_the_batch(tiny):
     assert [hits[:, 0].sum(), hits.sum()] == [whole["top1"], whole["top5"]]
 
 
+@pytest.mark.long
 def test_a_cpu_on_its_own_computes_large_batches_in_parts(tiny, parts, monkeypatch):
     """The same two steps, up to rounding, as in one piece."""
     settings = tiny(

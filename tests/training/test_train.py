@@ -270,6 +270,7 @@ def tally_on_devices(steps, variables, mesh, batch):
     return tally
 
 
+@pytest.mark.long
 def test_evaluation_is_exact_whatever_the_batch_size(tiny):
     settings = tiny(model__dropout=0.0)
     source = sources.load(settings.data, "eval_split")
