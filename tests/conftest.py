@@ -43,6 +43,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(1200))  # one takes five minutes where two busy cores are slow
     if share := config.getoption("share"):
         k, n = map(int, share.split("/"))
         long = sorted(item.nodeid for item in items if item.get_closest_marker("long"))
