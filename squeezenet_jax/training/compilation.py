@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from squeezenet_jax.network import lowering
 from squeezenet_jax.network.model import SqueezeNet
 from squeezenet_jax.settings import DataSettings, Settings
-from squeezenet_jax.system import devices
+from squeezenet_jax.system import devices, malloc
 from squeezenet_jax.training import optimizer
 from squeezenet_jax.training.compression import Constraint
 from squeezenet_jax.training.steps import (
@@ -23,10 +23,21 @@ from squeezenet_jax.training.steps import (
     train_step,
 )
 
+latest: dict[tuple[Settings, int, float, Mesh], Steps] = {}  # one entry: the seeds of a setting share its programs
 
-@functools.lru_cache(maxsize=1)  # the seeds of one setting share their programs
+
 def compile_steps(settings: Settings, total_steps: int, steps_per_epoch: float, mesh: Mesh) -> Steps:
     """Compiles a run's programs. `settings.seed` must be 0: seeds enter through the key."""
+    key = (settings, total_steps, steps_per_epoch, mesh)
+    if key not in latest:
+        latest.clear()  # before the next ones are compiled, so that two settings' never lie in memory together
+        malloc.give_back()
+        latest[key] = _compile_steps(*key)
+        malloc.give_back()
+    return latest[key]
+
+
+def _compile_steps(settings: Settings, total_steps: int, steps_per_epoch: float, mesh: Mesh) -> Steps:
     data, sizes, frozen, model = settings.data, settings.train, settings.model.frozen, build_model(settings)
     rate = optimizer.schedule(settings.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     tx = optimizer.build_optimizer(settings.optimizer, rate, frozen)

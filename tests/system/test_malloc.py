@@ -62,3 +62,32 @@ def test_restarts_once_with_the_same_arguments():
 def test_leaves_the_users_setting_alone():
     own = "glibc.malloc.check=0"
     assert run({"GLIBC_TUNABLES": own}).splitlines() == ["start", f"['--flag=a b', 'x'] {own}"]
+
+
+@needs_glibc
+def test_memory_that_nothing_uses_is_given_back():
+    """Small pieces below one that is in use: by itself glibc keeps them."""
+    script = """
+import ctypes, re
+from squeezenet_jax.system import malloc
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) >> 10
+pieces = [libc.malloc(ctypes.c_size_t(4000)) for _ in range(50_000)]
+for piece in pieces:
+    ctypes.memset(piece, 1, 4000)
+used = libc.malloc(ctypes.c_size_t(4000))
+for piece in pieces:
+    libc.free(piece)
+kept = resident()
+malloc.give_back()
+print(kept - resident())
+"""
+    assert int(run(malloc.TUNABLES, script)) >= 150
+
+
+def test_elsewhere_memory_is_left_alone(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(malloc.ctypes, "CDLL", lambda _: pytest.fail("asked another C library"))
+    malloc.give_back()

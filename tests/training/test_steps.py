@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,9 @@ from squeezenet_jax.network.architecture import NORMS, Architecture
 from squeezenet_jax.system import devices
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.system.randomness import Purpose
-from squeezenet_jax.training import augment
+from squeezenet_jax.training import augment, compilation
 from squeezenet_jax.training import steps as steps_module
-from squeezenet_jax.training.compilation import compile_steps
+from squeezenet_jax.training.compilation import compile_steps, latest
 from squeezenet_jax.training.steps import (
     Steps,
     TrainState,
@@ -59,9 +60,9 @@ def parts(monkeypatch):
         return over_parts(function, batch, parts)
 
     monkeypatch.setattr(steps_module, "_over_parts", spy)
-    compile_steps.cache_clear()
+    latest.clear()
     yield cut
-    compile_steps.cache_clear()
+    latest.clear()
 
 
 @pytest.mark.long
@@ -360,7 +361,7 @@ def test_a_cpu_on_its_own_computes_large_batches_in_parts(tiny, parts, monkeypat
     outcomes = []
     for most in (64, 16):
         monkeypatch.setattr(lowering, "MICROBATCH_IMAGES", most)
-        compile_steps.cache_clear()
+        latest.clear()
         outcomes.append(two_steps(settings, alone))
     assert parts == [1, 1, 4, 2]  # training, evaluation
     (params, tallies), (params_parts, tallies_parts) = outcomes
@@ -376,9 +377,9 @@ def test_batches_whose_examples_depend_on_each_other_stay_whole(tiny, monkeypatc
     monkeypatch.setattr(Architecture, "examples_independent", False)
     monkeypatch.setattr(steps_module, "_over_parts", lambda f, batch, parts: [f(batch), cut.append(parts)][0])
     alone = Mesh(np.array(jax.devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
-    compile_steps.cache_clear()
+    latest.clear()
     compile_steps(tiny(train__batch_size=64, train__eval_batch_size=64), 10, 1.0, alone)
-    compile_steps.cache_clear()
+    latest.clear()
     assert cut == [1, 2]  # training, evaluation: an example's logits are then its own
 
 
@@ -394,3 +395,25 @@ def test_the_host_is_never_more_than_eight_programs_ahead(monkeypatch):
     for number in range(20):
         pace.add(number)
         assert waited == list(range(max(number - devices.IN_FLIGHT + 1, 0)))
+
+
+def test_programs_of_two_settings_are_never_kept_together(tiny, monkeypatch):
+    """They would be a fifth of the main job's memory."""
+
+    class Programs:
+        pass
+
+    def compile_alone(*key):
+        assert not latest and all(reference() is None for reference in made)
+        programs = Programs()
+        made.append(weakref.ref(programs))
+        return programs
+
+    made = []
+    monkeypatch.setattr(compilation, "_compile_steps", compile_alone)
+    settings, mesh = tiny(), devices.data_mesh()
+    latest.clear()
+    for steps in (10, 10, 20):
+        assert compile_steps(settings, steps, 1.0, mesh) is made[-1]()
+    assert len(made) == 2
+    latest.clear()
