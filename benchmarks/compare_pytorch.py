@@ -38,7 +38,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from contenders import CHECKS, COPIED, MAIN_JOB, MATRIX, OURS, TUNED_MALLOC
+from contenders import CHECKS, COPIED, MAIN_JOB, MATRIX, OURS, TUNED_MALLOC, WITHOUT
 
 from squeezenet_jax.system import malloc
 
@@ -86,7 +86,7 @@ def contender(side: str, workload: str, threads: int) -> list[str]:
 
 
 def side_environment(side: str) -> dict[str, str]:
-    tuned = side == OURS or side.endswith(TUNED_MALLOC)
+    tuned = side == OURS or side.startswith(WITHOUT) or side.endswith(TUNED_MALLOC)
     return dict(os.environ) | (malloc.TUNABLES if tuned else {})
 
 
@@ -115,7 +115,7 @@ class Child:
         self.process.wait()
 
 
-def check_equal(names: list[str], sides: list[str], threads: int) -> None:
+def check_equal(names: list[str], sides: list[str], threads: int, trained: Sequence[str] = CHECKS) -> None:
     """Raises where the sides do not compute the same: logits of each network, weights after three steps."""
     for name in names:
         with ExitStack() as stack:
@@ -124,13 +124,13 @@ def check_equal(names: list[str], sides: list[str], threads: int) -> None:
             assert expected.std() > 1e-3, "logits that are all the same prove nothing"
             for logits in others:
                 np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max(), err_msg=name)
-    for name in CHECKS:
+    for name in trained:
         with ExitStack() as stack:
             children = [stack.enter_context(Child(side, name, threads)) for side in sides]
-            trained, *others = (child.ask("train", 3) for child in children)
-            for other, (layer, value) in itertools.product(others, trained.items()):
+            expected, *others = (child.ask("train", 3) for child in children)
+            for other, (layer, value) in itertools.product(others, expected.items()):
                 np.testing.assert_allclose(other[layer], value, rtol=1e-4, atol=1e-5, err_msg=f"{name}: {layer}")
-    print("equal: logits of", *dict.fromkeys(names), "and the weights after three steps")
+    print("equal: logits of", *dict.fromkeys(names), "and the weights after three steps" if trained else "")
 
 
 def measure(name: str, sides: list[str], args: argparse.Namespace) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def summarise(name: str, result: dict[str, Any]) -> Iterator[dict[str, Any]]:
     turns, memory = result["turns"], result["memory"]
     walls = {side: [turn["wall"] for turn in own] for side, own in turns.items()}
     cpus = {side: [turn["user"] + turn["system"] for turn in own] for side, own in turns.items()}
-    ours = [side for side in turns if side.startswith(OURS)]
+    ours = [side for side in turns if side.startswith(OURS) and not side.startswith(WITHOUT)]
     for side, own in turns.items():
         row = {"workload": name, "side": side, "wall_ms": [1e3 * x for x in quartiles(walls[side])]}
         row["cpu_ms"] = 1e3 * statistics.median(cpus[side])

@@ -2,8 +2,9 @@
 
     python benchmarks/contenders.py SIDE WORKLOAD THREADS [--first-step]
 
-answers each line of its input (JSON: what to do) with a line (JSON). SIDE is "ours" or a format of PyTorch's, which
-may end in `TUNED_MALLOC`: the environment of the process decides about those.
+answers each line of its input (JSON: what to do) with a line (JSON). SIDE is "ours", or that without one of the forms
+of `lowering_forms.py`, or a format of PyTorch's, which may end in `TUNED_MALLOC`: the environment of the process
+decides about those.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from squeezenet_jax.settings import Settings, from_config
 from squeezenet_jax.weights.bundle import flatten, parameter_shapes, unflatten
 
 OURS = "ours"
+WITHOUT = "ours without "  # and the name of one of `lowering_forms.FORMS`
 TUNED_MALLOC = "+tuned_malloc"  # of a side of PyTorch's: with the setting of malloc that launch.py makes for itself
 MATRIX, COPIED = 3072, 1 << 26  # of `limits`: side of a matrix, floats
 # Trained without dropout on both sides: in parts, with Winograd's convolutions and a stem as a product; with Eigen's.
@@ -193,7 +195,12 @@ class Theirs:
 
 
 def make_side(side: str, settings: Settings, threads: int) -> "Ours | Theirs":
-    return Ours(settings) if side == OURS else Theirs(settings, side.removesuffix(TUNED_MALLOC), threads)
+    if side.startswith(WITHOUT):
+        from lowering_forms import take_away
+
+        take_away(side.removeprefix(WITHOUT))
+    ours = side == OURS or side.startswith(WITHOUT)
+    return Ours(settings) if ours else Theirs(settings, side.removesuffix(TUNED_MALLOC), threads)
 
 
 def child(side: str, name: str, threads: int, first_step: bool) -> None:
