@@ -13,6 +13,7 @@ if __name__ == "__main__":  # before the imports below, which take a second
     terminal.leave_on_ctrl_c()
 
 import dataclasses
+import os
 import shlex
 import signal
 import tempfile
@@ -89,8 +90,6 @@ def main(argv: list[str]) -> int:
     plan = whole.only(ONLY.value) if ONLY.value else whole
     if on_slurm:
         storage.local_only(place, "--workdir", "Slurm's nodes need a shared folder")
-    if at_a_time != 1:
-        storage.local_only(place, "--workdir", "--jobs needs a folder of this machine")
     stop = StopRequest()
     out = cast(IO[str], terminal.Pipe(sys.stdout, stop.request))
     console = Console(file=out, width=terminal.columns(sys.stdout))
@@ -164,6 +163,8 @@ def check_flags_go_together(at_a_time: shares.Jobs, on_slurm: bool) -> None:
     spread = ["--launcher slurm"] * on_slurm + ["--jobs"] * (at_a_time != 1) + by_hand
     if spread and (SIGNAL.value or PROFILE.value):
         raise UserError(f"{looks[0]}: looks at a run in this one process, so it is not for {spread[0]}")
+    if (SIGNAL.value or PROFILE.value) and processes.started_together(os.environ):
+        raise UserError(f"{looks[0]}: looks at a run in this one process, but several were started; start one")
     if at_a_time != 1 and (on_slurm or by_hand):
         with_ = "--launcher slurm, which runs all at a time" if on_slurm else "--coordinator and its like"
         raise UserError(f"--jobs: is for one process on one machine, not for {with_}")

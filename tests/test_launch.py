@@ -89,6 +89,16 @@ def test_wrong_input_is_one_line_and_changes_nothing(args, parts, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["experiments", "squeezenet_jax"]
 
 
+@pytest.mark.parametrize("flag", ["--profile=5", "--signal"])
+def test_several_tasks_that_would_each_look_at_the_same_run_are_refused(flag):
+    srun = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    result = launch("--config", BYPASS, flag, env=os.environ | srun | {"SLURM_NTASKS": "2"})
+    assert result.returncode == 2
+    assert result.stderr == (
+        f"error: {flag.partition('=')[0]}: looks at a run in this one process, but several were started; start one\n"
+    )
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A whole comparison: two bypasses, two seeds each, on eight devices."""

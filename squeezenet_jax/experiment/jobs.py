@@ -19,7 +19,8 @@ from rich.console import Console
 from squeezenet_jax.experiment import shares, sweep, worker
 from squeezenet_jax.experiment.plan import Plan, PlannedRun
 from squeezenet_jax.experiment.progress import Progress, RunReporter, SideBySide
-from squeezenet_jax.runs.directory import FINISHED, RunDirectory
+from squeezenet_jax.runs.directory import FINISHED, RunDirectory, fetch_runs
+from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.system.watchdog import EXIT_HUNG
 
@@ -52,7 +53,8 @@ class _Worker:
         self.run: PlannedRun | None = None  # which it was given
         self.setting = ""  # whose programs it has
         self.reporter: RunReporter | None = None  # while it is at the run
-        self.pipe, self.process = worker.start(worker.work, share, plan, workdir, unfinished, own_cores=share.cores)
+        place = storage.named(str(workdir))  # in a bucket: each process has a copy of its own
+        self.pipe, self.process = worker.start(worker.work, share, plan, place, unfinished, own_cores=share.cores)
 
     def tell(self, order: str) -> None:
         with contextlib.suppress(OSError):  # it is dead, which its pipe says, too
@@ -104,6 +106,7 @@ class _Sweep:
                 left.process.join()
         if self._error:
             raise self._error
+        fetch_runs(self._workdir)
         sweep.check_not_all_busy(self._busy, self._unfinished, self._workdir)
         return [self._status(planned.name) for planned in self._plan.runs]
 

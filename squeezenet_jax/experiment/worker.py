@@ -19,14 +19,13 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from squeezenet_jax.experiment import sweep
 from squeezenet_jax.experiment.plan import Plan
 from squeezenet_jax.experiment.shares import Machine, Share
 from squeezenet_jax.runs.directory import FINISHED, RunDirectory
-from squeezenet_jax.system import cores, processes
+from squeezenet_jax.system import cores, processes, storage
 from squeezenet_jax.system.errors import UserError
 
 STOP, QUIT = "/stop", "/quit"  # no run's name has a slash
@@ -78,8 +77,11 @@ def _leave_signals_to_parent() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
-def work(pipe: Any, share: Share, plan: Plan, workdir: Path, unfinished: Sequence[str]) -> None:
-    """A worker's life. All that is `unfinished` must be able to run here before it is ready for any of it."""
+def work(pipe: Any, share: Share, plan: Plan, place: str, unfinished: Sequence[str]) -> None:
+    """A worker's life. All that is `unfinished` must be able to run here before it is ready for any of it.
+
+    `place` is the workdir as a person names it.
+    """
     _leave_signals_to_parent()
     stop, given = threading.Event(), queue.SimpleQueue[str]()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())  # whoever sends it to this process alone means its run
@@ -87,6 +89,7 @@ def work(pipe: Any, share: Share, plan: Plan, workdir: Path, unfinished: Sequenc
     parent, planned = _Parent(pipe), {run.name: run for run in plan.runs}
     threading.Thread(target=_take_orders, args=(pipe, stop, given), daemon=True).start()
     try:
+        workdir = storage.expand(place)
         sweep.prepare(plan, unfinished)
         parent.tell(READY)
         while (name := given.get()) != QUIT:
@@ -134,11 +137,17 @@ class _Parent:
         self.tell(TOLD, "record", record)
 
     def notice(self, text: str) -> None:
-        self.tell(TOLD, "notice", text)
+        self.tell(TOLD, "notice", storage.named(text))
 
 
 def portable(error: Exception) -> Exception:
-    """The same error for another process, with its traceback as a note; what a pipe cannot hold becomes its text."""
+    """The same error for another process, with its traceback as a note; what a pipe cannot hold becomes its text.
+
+    Places in a bucket have their names: the other process has other copies.
+    """
+    error.args = tuple(storage.named(x) if isinstance(x, str) else x for x in error.args)
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        error.filename = storage.named(error.filename)
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # noqa: BLE001 - anything may go wrong in somebody's class

@@ -3,14 +3,16 @@
 import errno
 import os
 import signal
+from pathlib import Path
 
 from squeezenet_jax.experiment.worker import BEGAN, ENDED, FAILED, QUIT, READY, STOP
 from squeezenet_jax.runs.directory import RunDirectory
 from squeezenet_jax.system.errors import UserError
 
 
-def pretend(pipe, share, plan, workdir, unfinished):
+def pretend(pipe, share, plan, place, unfinished):
     """A worker: a run is done at once, unless a file in the workdir, named like the run, says what happens to it."""
+    workdir = Path(place)
     pipe.send((READY,))
     while (name := pipe.recv()) != QUIT:
         if name == STOP:

@@ -1,5 +1,6 @@
 """Runs at the same time: who gives them out and who takes them, with workers that train nothing."""
 
+import errno
 import io
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ from squeezenet_jax.experiment import jobs, sweep, worker
 from squeezenet_jax.experiment.shares import Machine, Share
 from squeezenet_jax.experiment.worker import BEGAN, BUSY, ENDED, QUIT, READY, TOLD
 from squeezenet_jax.runs.directory import RunDirectory
+from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import UserError
 
 
@@ -100,9 +102,20 @@ def test_a_worker_leaves_a_run_that_somebody_else_is_at(tmp_path, monkeypatch):
         ours.send(order)
     handler = signal.getsignal(signal.SIGTERM)
     with RunDirectory(tmp_path / names[1]).lock():
-        worker.work(theirs, Share({"WITH": "2"}), planned(), tmp_path, names)
+        worker.work(theirs, Share({"WITH": "2"}), planned(), str(tmp_path), names)
     signal.signal(signal.SIGTERM, handler)
     assert os.environ.pop("WITH") == "2"
     answers = [ours.recv() for _ in range(5)]
     assert answers[:4] == [(READY,), (BEGAN,), (TOLD, "record", {"step": 7}), (ENDED, "stalled")]
     assert answers[4][0] == BUSY and f"process {os.getpid()}" in answers[4][1]
+
+
+def test_what_a_worker_says_names_the_bucket_and_not_its_copy():
+    pytest.importorskip("boto3")
+    copy = storage.expand("s3://squeeze-bucket/runs")
+    ours, theirs = multiprocessing.Pipe()
+    worker._Parent(theirs).notice(f"FAILED: see {copy}/error.txt")
+    assert ours.recv() == (TOLD, "notice", "FAILED: see s3://squeeze-bucket/runs/error.txt")
+    assert str(worker.portable(UserError(f"{copy}: is wrong"))) == "s3://squeeze-bucket/runs: is wrong"
+    full = worker.portable(OSError(errno.ENOSPC, "No space left on device", f"{copy}/a"))
+    assert full.filename == "s3://squeeze-bucket/runs/a"

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from trainings import CLASSES, ENVIRONMENT, ROOT, RUN, command, encoded, folder, launch, result
+from trainings import CLASSES, ENVIRONMENT, ROOT, RUN, SEEDS, command, encoded, folder, launch, result
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,6 +45,25 @@ def digits(tmp_path_factory):
     done = launch(workdir)
     assert done.returncode == 0, done.stderr
     return result(workdir / RUN)
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory):
+    """How runs end that run one after the other, each on as many devices and cores as one of two has."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("needs two cores")
+    workdir = tmp_path_factory.mktemp("alone")
+    subprocess.run(
+        command(workdir, only=SEEDS),
+        cwd=ROOT,
+        env=ENVIRONMENT | {"JAX_NUM_CPU_DEVICES": "2"},
+        preexec_fn=lambda: os.sched_setaffinity(0, cores[: len(cores) // 2]),
+        check=True,
+        capture_output=True,
+        timeout=400,
+    )
+    return {run: result(workdir / run) for run in os.listdir(workdir) if "seed=" in run}
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,17 @@ pytest.importorskip("gcp_storage_emulator")
 
 import trainings
 from store_servers import BUCKET, Store
-from trainings import RUN, TOTAL_STEPS, assert_same, finish, kill, one_line, wait_until
+from trainings import (
+    RUN,
+    TOTAL_STEPS,
+    assert_same,
+    descendants,
+    finish,
+    kill,
+    one_line,
+    two_at_a_time,
+    wait_until,
+)
 
 from squeezenet_jax.system import buckets, storage
 
@@ -36,14 +46,14 @@ def store(request, tmp_path, monkeypatch):
     buckets.connect.cache_clear()
 
 
-def newest(bucket):
-    names = bucket.entries(f"runs/{RUN}/checkpoints/")
+def newest(bucket, run=RUN):
+    names = bucket.entries(f"runs/{run}/checkpoints/")
     return max((int(name.rpartition("/")[2].partition(".")[0]) for name in names), default=0)
 
 
-def brought(store):
+def brought(store, run=RUN):
     """The run as a machine that has never seen it gets it."""
-    run = storage.expand(f"{store.root}/runs/{RUN}")
+    run = storage.expand(f"{store.root}/runs/{run}")
     storage.fetch(run)
     return run
 
@@ -96,3 +106,25 @@ def test_a_process_that_was_stopped_until_another_had_its_lease_leaves_in_one_li
     run = brought(store)
     assert trainings.status(run) == "done"
     assert_same(run, digits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+@pytest.mark.long
+def test_of_runs_side_by_side_in_a_bucket_one_is_killed_and_all_end_as_on_a_disk(tmp_path, alone, start, store):
+    bucket, workdir = buckets.connect(store.scheme, BUCKET), f"{store.root}/runs"
+    first = two_at_a_time(start, workdir)
+    wait_until(lambda: newest(bucket) > 0, first, pause=0.05)
+    holder = bucket.read(f"runs/{RUN}/lock")[0]
+    victim = int(json.loads(holder)["holder"].split()[-1])
+    assert victim in descendants(first.pid)
+    os.kill(victim, signal.SIGKILL)
+    stdout, stderr = first.communicate(timeout=300)
+    assert first.returncode == 1, stderr
+    assert f"{RUN}: KILLED" in stdout and "1 killed" in stdout
+    stdout, _ = finish(two_at_a_time(start, workdir))
+    assert "resumed at step" in stdout and stdout.count("already") == len(alone) - 1
+    assert f"Report: {workdir}/report.html" in stdout
+    assert len(os.listdir(tmp_path / "scratch")) == 0
+    for run, expected in alone.items():
+        assert_same(brought(store, run), expected, same_windows=False)

@@ -3,71 +3,30 @@
 import contextlib
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 from trainings import (
-    ENVIRONMENT,
-    ROOT,
+    DEVICES,
+    SEEDS,
     TOTAL_STEPS,
     assert_same,
     command,
+    descendants,
     finish,
     newest,
     one_line,
-    result,
     status,
+    two_at_a_time,
     wait_until,
 )
 
 from squeezenet_jax.runs import checkpoint
 
-ONLY = {"only": "bypass=none,seed=0,seed=1,seed=2"}
-DEVICES = "4"  # of two runs at a time, each with two
-
-
-def two_at_a_time(start, workdir):
-    return start(workdir, "--jobs=2", environment=ENVIRONMENT | {"JAX_NUM_CPU_DEVICES": DEVICES}, **ONLY)
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """How runs end that run one after the other, each on as many devices and cores as one of two has."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        pytest.skip("needs two cores")
-    workdir = tmp_path_factory.mktemp("alone")
-    subprocess.run(
-        command(workdir, **ONLY),
-        cwd=ROOT,
-        env=ENVIRONMENT | {"JAX_NUM_CPU_DEVICES": "2"},
-        preexec_fn=lambda: os.sched_setaffinity(0, cores[: len(cores) // 2]),
-        check=True,
-        capture_output=True,
-        timeout=400,
-    )
-    return {run: result(workdir / run) for run in os.listdir(workdir) if "seed=" in run}
-
 
 def pid_at(run):
     """Who holds its lock."""
     return int((run / "lock").read_text().split()[-1])
-
-
-def descendants(pid):
-    """Processes that are below it now."""
-    parents = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = entry.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents[int(entry.parent.name)] = int(fields[1])
-    below = {pid}
-    while more := {child for child, parent in parents.items() if parent in below} - below:
-        below |= more
-    return below - {pid}
 
 
 def has_ended(pid):
@@ -167,7 +126,7 @@ def test_a_full_disk_ends_all_in_one_line_and_costs_no_checkpoint(tmp_path, alon
         cp -a "$disk/runs" "$out/mended"
     """
     place, run_there = in_namespace
-    done = run_there(script, [str(tmp_path), *command(place / "runs", "--jobs=2", **ONLY)])
+    done = run_there(script, [str(tmp_path), *command(place / "runs", "--jobs=2", only=SEEDS)])
     assert done.returncode == 0, done.stderr
     one_line((tmp_path / "1.err").read_text(), "No space left on device", "checkpoints/")
     assert (tmp_path / "1.code").read_text() == "2\n"

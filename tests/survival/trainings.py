@@ -21,6 +21,8 @@ from squeezenet_jax.runs import checkpoint
 
 ROOT = Path(__file__).parents[2]
 RUN = "bypass=none,seed=0"
+SEEDS = "bypass=none,seed=0,seed=1,seed=2"
+DEVICES = "4"  # of two runs at a time, each with two
 CONFIG = TINY | {
     "model.kernel_init": "he_uniform",
     "data.channels": 3,
@@ -49,6 +51,25 @@ def launch(workdir, **overrides):
     return subprocess.run(
         command(workdir, **overrides), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=200
     )
+
+
+def two_at_a_time(start, workdir):
+    return start(workdir, "--jobs=2", environment=ENVIRONMENT | {"JAX_NUM_CPU_DEVICES": DEVICES}, only=SEEDS)
+
+
+def descendants(pid):
+    """Processes that are below it now."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(entry.parent.name)] = int(fields[1])
+    below = {pid}
+    while more := {child for child, parent in parents.items() if parent in below} - below:
+        below |= more
+    return below - {pid}
 
 
 def wait_until(condition, *processes, seconds=120, pause=0.005):
