@@ -1,4 +1,4 @@
-"""What does each part of a recipe give: a norm, and with it softer labels, an average, blended or cut images, a schedule?
+"""What does each part of a recipe give: a norm, and with it softer labels, an average, mixed or cut images, a schedule?
 
 The network without any of them, with batch normalisation, and with that and one more of: label smoothing, an average of
 the parameters, mixup, cutout, a linear schedule instead of the cosine. The report's differences are to the normalised
