@@ -30,8 +30,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from squeezenet_jax import report, settings
-from squeezenet_jax.experiment import inspection, jobs, loggers, shares, slurm, sweep, tuning
-from squeezenet_jax.experiment import plan as planning
+from squeezenet_jax.experiment import inspection, jobs, loggers, planning, shares, slurm, sweep, tuning
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.report import wording
 from squeezenet_jax.runs.directory import fetch_runs, read_json

@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from experiments import base, bypass
-from squeezenet_jax.experiment import plan as planning
+from squeezenet_jax.experiment import planning
 from squeezenet_jax.settings import Settings, from_config
 from squeezenet_jax.weights.bundle import flatten, parameter_shapes, unflatten
 

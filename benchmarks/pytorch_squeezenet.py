@@ -206,7 +206,7 @@ def evaluate(net: nn.Module, batches: Any, data: DataSettings) -> float:
 def main_job_settings() -> Settings:
     """Of the run that `launch.py --config experiments/bypass.py --only bypass=none,seed=0` trains."""
     from experiments import base, bypass
-    from squeezenet_jax.experiment import plan as planning
+    from squeezenet_jax.experiment import planning
 
     whole = planning.plan(bypass, base.PRESET, bypass.get_config().to_dict(), ())
     (run,) = whole.only("bypass=none,seed=0").runs

@@ -11,7 +11,7 @@ import pytest
 from experiments import base
 from squeezenet_jax import settings
 from squeezenet_jax.data import catalog
-from squeezenet_jax.experiment.plan import flatten, unflatten
+from squeezenet_jax.experiment.planning import flatten, unflatten
 from squeezenet_jax.network import architecture
 from squeezenet_jax.settings import Settings
 from squeezenet_jax.system import fields

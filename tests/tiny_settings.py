@@ -5,7 +5,7 @@ from typing import Any
 from experiments import base
 from squeezenet_jax import settings
 from squeezenet_jax.data import catalog
-from squeezenet_jax.experiment.plan import flatten, unflatten
+from squeezenet_jax.experiment.planning import flatten, unflatten
 from squeezenet_jax.settings import Settings
 
 SHRUNK = {  # a shipped experiment in seconds

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from squeezenet_jax.experiment.plan import Plan
+from squeezenet_jax.experiment.planning import Plan
 from squeezenet_jax.system import storage
 
 MOST_EXPENSIVE = 10

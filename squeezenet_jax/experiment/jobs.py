@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from squeezenet_jax.experiment import shares, sweep, worker
-from squeezenet_jax.experiment.plan import Plan, PlannedRun
+from squeezenet_jax.experiment.planning import Plan, PlannedRun
 from squeezenet_jax.experiment.progress import Progress, RunReporter, SideBySide
 from squeezenet_jax.runs.directory import FINISHED, RunDirectory, fetch_runs
 from squeezenet_jax.system import storage

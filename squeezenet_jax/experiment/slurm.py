@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezenet_jax.experiment import sweep
-from squeezenet_jax.experiment.plan import Plan
+from squeezenet_jax.experiment.planning import Plan
 from squeezenet_jax.runs.directory import read_json, write_json
 from squeezenet_jax.system.errors import UserError, unknown
 

@@ -18,7 +18,7 @@ from typing import Any
 from squeezenet_jax import report, settings
 from squeezenet_jax.data import catalog, fingerprint
 from squeezenet_jax.experiment import loggers, results
-from squeezenet_jax.experiment.plan import Plan, PlannedRun, flatten
+from squeezenet_jax.experiment.planning import Plan, PlannedRun, flatten
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.runs.directory import FINISHED, RunDirectory, read_json, write_json, write_text
 from squeezenet_jax.system import processes

@@ -22,9 +22,8 @@ from types import ModuleType
 from typing import Any
 
 from squeezenet_jax.data import catalog
-from squeezenet_jax.experiment import grids, results, slurm, sweep
-from squeezenet_jax.experiment import plan as planning
-from squeezenet_jax.experiment.plan import SEED, Plan, PlannedRun, flatten
+from squeezenet_jax.experiment import planning, results, slurm, sweep
+from squeezenet_jax.experiment.planning import SEED, Plan, PlannedRun, flatten, grids
 from squeezenet_jax.runs.directory import FINISHED, RunDirectory, read_json, write_json
 from squeezenet_jax.settings import DataSettings
 from squeezenet_jax.system import processes

@@ -12,7 +12,7 @@ from typing import Any
 
 from squeezenet_jax import report, settings
 from squeezenet_jax.experiment import results
-from squeezenet_jax.experiment.plan import SEED, flatten, setting_name, unflatten
+from squeezenet_jax.experiment.planning import SEED, flatten, setting_name, unflatten
 from squeezenet_jax.experiment.sweep import MANIFEST, SPELLINGS
 from squeezenet_jax.network.trace import count
 from squeezenet_jax.report.comparison import contrasted

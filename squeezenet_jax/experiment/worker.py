@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from squeezenet_jax.experiment import sweep
-from squeezenet_jax.experiment.plan import Plan
+from squeezenet_jax.experiment.planning import Plan
 from squeezenet_jax.experiment.shares import Machine, Share
 from squeezenet_jax.runs.directory import FINISHED, RunDirectory
 from squeezenet_jax.system import cores, processes, storage

@@ -10,8 +10,7 @@ from tiny_settings import TINY
 
 from experiments import base, bypass
 from squeezenet_jax.__main__ import main
-from squeezenet_jax.experiment import plan as planning
-from squeezenet_jax.experiment import sweep
+from squeezenet_jax.experiment import planning, sweep
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.system import nested
 

@@ -14,8 +14,7 @@ from tiny_settings import TINY
 from experiments import base
 from squeezenet_jax import weights
 from squeezenet_jax.data import folder
-from squeezenet_jax.experiment import plan as planning
-from squeezenet_jax.experiment import sweep
+from squeezenet_jax.experiment import planning, sweep
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import Preprocessing, Weights

@@ -8,7 +8,7 @@ import pytest
 from tiny_settings import TINY
 
 from experiments import base
-from squeezenet_jax.experiment import plan as planning
+from squeezenet_jax.experiment import planning
 from squeezenet_jax.system.errors import UserError
 
 

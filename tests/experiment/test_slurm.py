@@ -17,8 +17,7 @@ from loopback import Answer, serve
 from tiny_settings import SHRUNK, as_flags
 
 from experiments import base
-from squeezenet_jax.experiment import plan as planning
-from squeezenet_jax.experiment import slurm
+from squeezenet_jax.experiment import planning, slurm
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import named
 

@@ -12,8 +12,7 @@ from tiny_settings import TINY
 
 from experiments import base, finetune
 from squeezenet_jax import settings
-from squeezenet_jax.experiment import plan as planning
-from squeezenet_jax.experiment import sweep
+from squeezenet_jax.experiment import planning, sweep
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.report.comparison import contrasted
 from squeezenet_jax.runs.directory import RunDirectory

@@ -10,8 +10,7 @@ from rich.console import Console
 from tiny_settings import TINY
 
 from experiments import base
-from squeezenet_jax.experiment import plan as planning
-from squeezenet_jax.experiment import slurm, sweep, tuning
+from squeezenet_jax.experiment import planning, slurm, sweep, tuning
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.report import files, page
 from squeezenet_jax.report.tuning import chose_the_recipe

@@ -15,8 +15,7 @@ from tiny_settings import TINY
 
 from experiments import base
 from squeezenet_jax.__main__ import main
-from squeezenet_jax.experiment import plan as planning
-from squeezenet_jax.experiment import sweep, workdirs
+from squeezenet_jax.experiment import planning, sweep, workdirs
 from squeezenet_jax.runs.directory import RunDirectory, write_json
 from squeezenet_jax.system.errors import UserError
 

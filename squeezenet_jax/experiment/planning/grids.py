@@ -6,8 +6,8 @@ from types import ModuleType
 from typing import Any
 
 from squeezenet_jax import settings
-from squeezenet_jax.experiment import plan as planning
-from squeezenet_jax.experiment.plan import SEED, Plan
+from squeezenet_jax.experiment.planning.names import SEED, plain, split_at_commas, typed
+from squeezenet_jax.experiment.planning.plan import Plan, changed, flatten
 from squeezenet_jax.system.errors import UserError, unknown
 
 RATE = "optimizer.peak_lr"
@@ -29,14 +29,14 @@ def grid(whole: Plan, experiment: ModuleType, asked: Sequence[str]) -> dict[str,
         raise UserError(f"--tune: {experiment.__name__} sweeps {RATE}, which it would tune; name another with --grid")
     named = named or {RATE: tuple(step * whole.config[RATE] for step in STEPS)}
     first, checked = whole.runs[0], {}
-    for key, values in planning.plain(named).items():
+    for key, values in plain(named).items():
         if key in first.overrides:
             raise UserError(f"{where}: {key} can't be tuned, {experiment.__name__} sweeps it")
         if key not in whole.config or key in NOT_TUNED:
             raise unknown(where, key, [name for name in whole.config if name not in NOT_TUNED])
         values = values if isinstance(values, tuple) else (values,)
-        tried = (planning.changed(first.settings, {key: value}) for value in values)  # each with its type, and checked
-        found = [*dict.fromkeys(planning.flatten(dataclasses.asdict(one))[key] for one in tried)]
+        tried = (changed(first.settings, {key: value}) for value in values)  # each with its type, and checked
+        found = [*dict.fromkeys(flatten(dataclasses.asdict(one))[key] for one in tried)]
         if len(found) < 2:
             raise UserError(f"{where}: {key} has {len(found)} value; at least 2 different ones are needed")
         checked[key] = tuple(sorted(found)) if _are_numbers(found) else tuple(found)
@@ -56,7 +56,7 @@ def _typed(asked: Sequence[str]) -> dict[str, tuple[Any, ...]]:
         if not equals or key in found:
             what = "given twice" if key in found else "without values"
             raise UserError(f"--grid: {key} is {what}; example: --grid {RATE}=0.001,0.002,0.004")
-        found[key] = tuple(planning.typed(value) for value in planning.split_at_commas(values))
+        found[key] = tuple(typed(value) for value in split_at_commas(values))
     return found
 
 

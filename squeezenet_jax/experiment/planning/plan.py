@@ -1,34 +1,35 @@
-"""From an experiment file to the runs of its sweep: names, settings, and checks. Imports no jax.
+"""The sweep of an experiment as runs with their settings, checked. Imports no jax.
 
 A run is named by its swept values, "bypass=simple,seed=1", which is also its directory; what the seeds of a setting
 share, "bypass=simple", names the setting. Read next: `sweep.py`, which runs a plan.
 """
 
-import ast
 import collections
 import dataclasses
-import importlib.util
 import inspect
 import re
-import sys
-import traceback
-import urllib.parse
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from squeezenet_jax import settings
 from squeezenet_jax.data import catalog
+from squeezenet_jax.experiment.planning.files import reason
+from squeezenet_jax.experiment.planning.names import (
+    SEED,
+    check_names,
+    means,
+    plain,
+    run_name,
+    short_names,
+    split_at_commas,
+    text_of,
+)
 from squeezenet_jax.network.trace import count
 from squeezenet_jax.report.comparison import contrasted
 from squeezenet_jax.report.statistics.paired import MARGIN
 from squeezenet_jax.system import nested
 from squeezenet_jax.system.errors import UserError, check_choice, unknown
-
-SEED = "seed"
-ONE = "run"  # the name of a run, and of a setting, that has no swept values
-MOST_NAME = 200  # bytes; a file system allows 255, and the names of scratch files are longer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +73,13 @@ class Plan:
             if name not in names:
                 raise unknown("--only", name, names)
             values = list(dict.fromkeys(run.overrides[names[name]] for run in self.runs))
-            if not any(_means(text, value) for value in values):
-                raise unknown(f"--only {name}", text, map(_text, values))
+            if not any(means(text, value) for value in values):
+                raise unknown(f"--only {name}", text, map(text_of, values))
             wanted.setdefault(names[name], []).append(text)
         kept = [
             run
             for run in self.runs
-            if all(any(_means(text, run.overrides[key]) for text in texts) for key, texts in wanted.items())
+            if all(any(means(text, run.overrides[key]) for text in texts) for key, texts in wanted.items())
         ]
         if not kept:
             raise UserError(f"--only: no run has {selection}")
@@ -88,58 +89,6 @@ class Plan:
         """These of its runs."""
         others = tuple(run for run in self.runs if run not in kept)
         return dataclasses.replace(self, runs=tuple(kept), others=self.others + others)
-
-
-def load_experiment(path: str, root: Path = Path()) -> ModuleType:
-    """Imports an experiment file, below the current folder or `root`; it may import what lies beside it.
-
-    Raises `UserError` where there is none, it lacks what an experiment has, or it cannot be imported.
-    """
-    file = next((file for file in (Path(path).expanduser(), root / path) if file.is_file()), None)
-    if file is None or file.suffix != ".py":
-        found = {
-            str(p.relative_to(root)) for p in (root / "experiments").glob("*.py") if p.stem not in ("base", "__init__")
-        }
-        raise unknown("--config", path, sorted(found))
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    beside = str(file.resolve().parent)
-    if beside not in sys.path:
-        sys.path.append(beside)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"--config: {path} cannot be imported ({_reason(error)})") from error
-    for name in ("get_config", "sweep", "BASELINE"):
-        if not hasattr(module, name):
-            raise UserError(f"--config: {path} is not an experiment: it has no {name}")
-    return module
-
-
-def get_config(experiment: ModuleType, path: str, preset: str) -> tuple[str, dict[str, Any]]:
-    """(preset, flat config) of an experiment: the preset that is asked for or, where that is "", its default.
-
-    The preset is "" where `get_config` takes no parameter. Raises `UserError` where preset and experiment do not fit.
-    """
-    parameters = inspect.signature(experiment.get_config).parameters
-    if not parameters and preset:
-        raise UserError(
-            f"--config: {path} has no presets, since its get_config takes no parameter; leave out :{preset}"
-        )
-    if parameters and not preset:
-        preset = next(iter(parameters.values())).default
-        if not isinstance(preset, str):
-            raise UserError(f"--config: {path} needs a preset, as in {path}:digits; its get_config has no default")
-    try:
-        config = experiment.get_config(preset) if parameters else experiment.get_config()
-        return preset, flatten(config.to_dict())
-    except Exception as error:  # it may be anybody's code
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"--config: get_config of {path} fails ({_reason(error)})") from error
 
 
 def plan(
@@ -194,11 +143,6 @@ def plan(
     )
 
 
-def setting_name(overrides: Mapping[str, Any]) -> str:
-    """The name of the setting that a run with these swept values belongs to."""
-    return run_name(plain(overrides), {key: name for name, key in short_names(overrides).items()}, without=(SEED,))
-
-
 def _sweep(experiment: ModuleType, base: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """The rows of an experiment's sweep, all with the same keys.
 
@@ -213,9 +157,9 @@ def _sweep(experiment: ModuleType, base: Mapping[str, Any], recorded: Mapping[st
     except (TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{where}: gives no mappings of settings ({_reason(error)})") from error
+        raise UserError(f"{where}: gives no mappings of settings ({reason(error)})") from error
     except Exception as error:
-        raise UserError(f"{where}: fails ({_reason(error)})") from error
+        raise UserError(f"{where}: fails ({reason(error)})") from error
     if not rows:
         raise UserError(f"{where}: gives no runs; for a single one it yields an empty mapping, {{}}")
     for row in rows:
@@ -259,15 +203,6 @@ def common(flat_configs: Sequence[Mapping[str, Any]], swept: Collection[str]) ->
     return {key: x for key, x in first.items() if key not in swept and all(flat[key] == x for flat in flat_configs)}
 
 
-def check_names(where: str, names: Sequence[str]) -> None:
-    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
-    if twice is not None:
-        raise UserError(f"{where}: its values do not give each run a name of its own; two are {twice}")
-    longest = max(names, key=lambda name: len(name.encode()))
-    if len(longest.encode()) > MOST_NAME:
-        raise UserError(f"{where}: the name {longest[:60]}... has more than {MOST_NAME} bytes, too long for a folder")
-
-
 def check_differences(where: str, runs: Sequence[PlannedRun]) -> None:
     """Refuses to compare a run with itself: two whose swept values differ only in what has no effect."""
     seen: dict[Any, str] = {}
@@ -295,72 +230,6 @@ def _margin(experiment: ModuleType) -> float:
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 < margin < 100:
         raise UserError(f"MARGIN of {experiment.__name__}: {margin!r} is not allowed; percentage points, above 0")
     return float(margin)
-
-
-def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """Short name -> key: "bypass" for model.bypass, or "optimizer.name" where "name" alone has two meanings."""
-    keys = list(keys)
-    last = [key.rsplit(".", 1)[-1] for key in keys]
-    return {key if last.count(name) > 1 else name: key for key, name in zip(keys, last, strict=True)}
-
-
-def run_name(overrides: Mapping[str, Any], names: Mapping[str, str], without: Collection[str] = ()) -> str:
-    parts = [f"{names.get(key, key)}={_text(value)}" for key, value in overrides.items() if key not in without]
-    return ",".join(parts) or ONE
-
-
-def _text(value: Any) -> str:
-    """A value as it stands in a name, and so in that of a folder: no separator of names or paths in it."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, tuple):
-        return "x".join(map(_text, value))
-    # Everything but /, the comma, = and % is allowed.
-    return re.sub(r"[/,=%\x00-\x1f]", lambda match: urllib.parse.quote(match[0], safe=""), str(value))
-
-
-def typed(text: str) -> Any:
-    """What a person typed as a value: 1e-3, true, (1, 2), or else text."""
-    try:
-        return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _means(text: str, value: Any) -> bool:
-    """Whether what a person typed for --only is this value: by its name, or by what it says (1e-3, true)."""
-    if text == _text(value) or text == str(value):
-        return True
-    said = typed(text)
-    if isinstance(value, tuple) and isinstance(said, tuple | list):
-        return tuple(said) == value
-    return isinstance(said, bool) == isinstance(value, bool) and bool(said == value)
-
-
-def split_at_commas(text: str) -> list[str]:
-    """The parts between commas, but for those inside of brackets."""
-    return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", text)]
-
-
-def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """NumPy's numbers as Python's, lists as tuples, paths as text."""
-
-    def one(value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return tuple(one(item) for item in value)
-        if isinstance(value, Path):
-            return str(value)
-        return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
-
-    return {key: one(value) for key, value in values.items()}
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong in an experiment's file and where, in one line."""
-    frames = traceback.extract_tb(error.__traceback__)
-    places = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<")]
-    where = f"; {Path(places[-1].filename).name}, line {places[-1].lineno}" if places else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
 
 
 def changed(before: settings.Settings, values: Mapping[str, Any]) -> settings.Settings:
