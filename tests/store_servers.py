@@ -100,7 +100,7 @@ class Store:
 @contextlib.contextmanager
 def reached(scheme, folder):
     """A store that this process's own clients reach."""
-    from squeezenet_jax.system import buckets
+    from squeezenet_jax.system.storage import buckets
 
     store, before = Store(scheme, folder), dict(os.environ)
     os.environ.update(store.environment)

@@ -13,7 +13,10 @@ ORDER = ["system", "network", "settings", "data", "runs", "weights", "compress",
 ORDER += ["experiment", "commands", "__init__", "__main__"]
 STANDARD_LIBRARY_ONLY = ["__init__", "settings", "network.architecture", "network.memory", "network.trace"]
 STANDARD_LIBRARY_ONLY += [f"system.{name}" for name in ("atomic", "cores", "errors", "fields", "malloc", "nested")]
-STANDARD_LIBRARY_ONLY += ["system.randomness", "system.storage", "system.lease", "system.buckets"]
+STANDARD_LIBRARY_ONLY += [
+    "system.randomness",
+    *(f"system.storage{name}" for name in ("", ".copies", ".uploads", ".lease", ".buckets")),
+]
 
 
 def modules():

@@ -10,7 +10,8 @@ from store_servers import BUCKET
 from squeezenet_jax.__main__ import main
 from squeezenet_jax.data import catalog, sources
 from squeezenet_jax.settings import DataSettings
-from squeezenet_jax.system import buckets, storage
+from squeezenet_jax.system import storage
+from squeezenet_jax.system.storage import buckets, copies
 
 
 def jpeg(seed):
@@ -22,9 +23,9 @@ def jpeg(seed):
 def forget(monkeypatch, cache):
     """As on another machine."""
     monkeypatch.setenv("SQUEEZENET_JAX_BUCKETS", str(cache))
-    for function in (storage._cache, storage.fetch_once, sources._load):
+    for function in (copies._cache, storage.fetch_once, sources._load):
         function.cache_clear()
-    storage._cached.clear()
+    copies._cached.clear()
 
 
 def test_a_dataset_that_is_prepared_into_a_bucket_is_read_from_it_elsewhere(

@@ -28,7 +28,8 @@ from trainings import (
     wait_until,
 )
 
-from squeezenet_jax.system import buckets, storage
+from squeezenet_jax.system import storage
+from squeezenet_jax.system.storage import buckets
 
 
 @pytest.fixture(params=["gs", "s3"])

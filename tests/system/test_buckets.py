@@ -15,8 +15,9 @@ pytest.importorskip("gcp_storage_emulator")
 from store_servers import BUCKET, Store, reached
 
 from squeezenet_jax.runs.directory import RunDirectory
-from squeezenet_jax.system import buckets, lease, storage
+from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import TryAgain, UserError
+from squeezenet_jax.system.storage import buckets, lease, uploads
 
 
 @pytest.fixture(scope="module", params=["gs", "s3"])
@@ -201,5 +202,5 @@ def test_a_network_that_fails_for_a_while_delays_and_one_that_fails_for_long_end
             storage.saved(path)
     finally:
         failing.kill()
-        storage._queue.clear()
+        uploads._queue.clear()
         buckets.connect.cache_clear()

@@ -5,7 +5,8 @@ from weight_files import assert_same_params, tiny_weights
 
 from squeezenet_jax import weights
 from squeezenet_jax.__main__ import main
-from squeezenet_jax.system import buckets, storage
+from squeezenet_jax.system import storage
+from squeezenet_jax.system.storage import buckets
 
 
 def test_weights_go_to_a_bucket_and_come_back(google_store, tmp_path, capsys):

@@ -1,7 +1,7 @@
 """Buckets of Google Cloud Storage and Amazon S3: four operations on objects, of which a write may have a condition.
 
 Each store's own client does the work (google-cloud-storage, boto3: extras, imported when a bucket is used); how often
-and how long to try again is decided here, for both alike. Read next: `storage.py`.
+and how long to try again is decided here, for both alike.
 """
 
 import errno

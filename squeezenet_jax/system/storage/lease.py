@@ -4,7 +4,7 @@ Every write of it has the condition that nobody else has written it since, so of
 finds one waits until it is renewed (somebody is there) or has not been for `EXPIRY` seconds of his own clock; clocks of
 two machines are never compared. Every object of the folder is written with the condition that it is as its writer
 knows it: a process that was stopped for so long that somebody else has the lease, even in the middle of a write,
-replaces nothing that the other wrote. Standard library only. Read next: `storage.py`.
+replaces nothing that the other wrote. Standard library only. Read next: `buckets.py`.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from squeezenet_jax.system.buckets import ABSENT, Bucket, Conflict
 from squeezenet_jax.system.errors import TryAgain, UserError
+from squeezenet_jax.system.storage.buckets import ABSENT, Bucket, Conflict
 
 EXPIRY = 60.0  # seconds
 RENEWAL = 15.0
