@@ -237,15 +237,11 @@ def _batch_norm(
     mask_B: Any, running_mean: Any, running_var: Any, x_BHWC: jax.Array, *, scale_C: jax.Array, bias_C: jax.Array
 ) -> jax.Array:
     """Batch normalisation by the examples of all devices whose mask is 1; moves the running averages."""
-    x, count = x_BHWC.astype(jnp.float32), jnp.sum(mask_B)
-    weight = (mask_B / (jnp.maximum(count, 1) * x.shape[1] * x.shape[2]))[:, None, None, None]
-    mean = jnp.sum(weight * x, (0, 1, 2))
-    # Without an example variance is 0, and what is multiplied by 1 / sqrt(1e-5) in every layer soon overflows.
-    centred = jnp.where(weight > 0, x - mean, 0)
-    var = jnp.sum(weight * centred**2, (0, 1, 2))
+    y, mean, var = lowering.batch_norm(x_BHWC.astype(jnp.float32), mask_B, scale_C, bias_C)
     for average, now in ((running_mean, mean), (running_var, var)):
-        average.value = jnp.where(count > 0, MOMENTUM * average.value + (1 - MOMENTUM) * now, average.value)
-    return centred * (scale_C * jax.lax.rsqrt(var + NORM_EPSILON)) + bias_C
+        moved = MOMENTUM * average.value + (1 - MOMENTUM) * now
+        average.value = jnp.where(jnp.sum(mask_B) > 0, moved, average.value)
+    return y
 
 
 def _affine(x_BHWC: jax.Array, *, mean_C: jax.Array, factor_C: jax.Array, bias_C: jax.Array) -> jax.Array:

@@ -8,13 +8,14 @@ Things that XLA's CPU backend is slow at, and what stands in their place; the re
     a 1x1 kernel's gradient     transposes both operands                 matrix products, the narrow operand first
     other convolutions' grad.   in a loop: scalar code                   operands transposed as Eigen wants them
     a bias's gradient           a reduction in two passes                a product with ones
+    batch normalisation         five such reductions                     four products
     a 3x3 stem with stride 2    slow for so few channels                 one product with all windows
     large 3x3 convolutions      all the products of the definition       half of them, by Winograd's algorithm
     a large batch               leaves the caches, and takes new memory  one part of it after another
 
 Together with `compiler_options` they make a training step two to three times as fast as plain lax's;
-benchmarks/LOG.md has the figures, and what else was tried. On a CPU, max-pools, ReLUs and convolutions have only
-reverse-mode derivatives; for `jax.jvp` or `jax.hessian`, trace inside `portable()`.
+benchmarks/LOG.md has the figures, and what else was tried. On a CPU, max-pools, ReLUs, convolutions and batch norms
+have only reverse-mode derivatives; for `jax.jvp` or `jax.hessian`, trace inside `portable()`.
 
 Dimension letters: B batch, H, W input height and width, P, Q the output's, C channels, O output channels, N = B P Q.
 Read next: `model.py`.
@@ -31,7 +32,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from squeezenet_jax.network.architecture import POOL_STRIDE, POOL_WINDOW, Activation, Architecture
-from squeezenet_jax.network.lowering import activation, convolution, plain, pooling, products
+from squeezenet_jax.network.lowering import activation, convolution, normalization, plain, pooling, products
 
 # [B, H, W, C], or arrays whose channels, one after another, are those of [B, H, W, C].
 Features = Array | tuple[Array, ...]
@@ -99,6 +100,17 @@ def activate(x: Array, name: Activation) -> Array:
     """The activation of that name; relu is max(x, 0), with gradient 0 at 0."""
     functions = activation.CPU if _on_cpu() else activation.PLAIN
     return functions[name](x)
+
+
+def batch_norm(x_BHWC: Array, mask_B: Array, scale_C: Array, bias_C: Array) -> tuple[Array, Array, Array]:
+    """g (x - m) / sqrt(v + 1e-5) + b, m and v, of the examples whose mask is 1; those of the others are b.
+
+    m [C] and v [C] are mean and variance over these examples and their positions, 0 where there is no example; a
+    gradient takes the returned ones for constants.
+    """
+    form = normalization.batch_norm if _on_cpu() else normalization.lax_batch_norm
+    y, mean, var = form(x_BHWC, mask_B.astype(x_BHWC.dtype), scale_C, bias_C)
+    return y, lax.stop_gradient(mean), lax.stop_gradient(var)
 
 
 def max_pool(x_BHWC: Array, *, ceil: bool) -> Array:
