@@ -28,6 +28,7 @@ Memory is the process's largest resident set.
 
 import argparse
 import importlib.metadata
+import importlib.util
 import itertools
 import json
 import os
@@ -75,10 +76,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write every turn and the versions to FILE")
     args = parser.parse_args(argv)
     args.names = args.only.split(",") if args.only else [*TIMED, *OTHERS]
-    for name in args.names:
-        if name not in OTHERS and not re.fullmatch(r"(train|infer)_(v1\.0|v1\.1|small)_\d+_b\d+", name):
-            parser.error(f"--only: {name} is not one of {', '.join((*TIMED, *OTHERS))}, or of their kind")
+    check_names(parser, args.names, TIMED, OTHERS)
     return args
+
+
+def check_names(
+    parser: argparse.ArgumentParser, names: Sequence[str], timed: Sequence[str], others: Sequence[str] = ()
+) -> None:
+    for name in names:
+        if name not in others and not re.fullmatch(r"(train|infer)_(v1\.0|v1\.1|small)_\d+_b\d+", name):
+            parser.error(f"--only: {name} is not one of {', '.join((*timed, *others))}, or of their kind")
 
 
 def contender(side: str, workload: str, threads: int) -> list[str]:
@@ -115,7 +122,7 @@ class Child:
         self.process.wait()
 
 
-def check_equal(names: list[str], sides: list[str], threads: int, trained: Sequence[str] = CHECKS) -> None:
+def check_equal(names: list[str], sides: list[str], threads: int) -> None:
     """Raises where the sides do not compute the same: logits of each network, weights after three steps."""
     for name in names:
         with ExitStack() as stack:
@@ -124,13 +131,13 @@ def check_equal(names: list[str], sides: list[str], threads: int, trained: Seque
             assert expected.std() > 1e-3, "logits that are all the same prove nothing"
             for logits in others:
                 np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max(), err_msg=name)
-    for name in trained:
+    for name in CHECKS:
         with ExitStack() as stack:
             children = [stack.enter_context(Child(side, name, threads)) for side in sides]
             expected, *others = (child.ask("train", 3) for child in children)
             for other, (layer, value) in itertools.product(others, expected.items()):
                 np.testing.assert_allclose(other[layer], value, rtol=1e-4, atol=1e-5, err_msg=f"{name}: {layer}")
-    print("equal: logits of", *dict.fromkeys(names), "and the weights after three steps" if trained else "")
+    print("equal: logits of", *dict.fromkeys(names), "and the weights after three steps")
 
 
 def measure(name: str, sides: list[str], args: argparse.Namespace) -> dict[str, Any]:
@@ -214,7 +221,7 @@ def quartiles(values: list[float]) -> list[float]:
 
 
 def summarise(name: str, result: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A row per side; on PyTorch's rows how many times as fast ours is, by wall time and by CPU time."""
+    """A row per side; on the others' rows how many times as fast ours is, by wall time and by CPU time."""
     turns, memory = result["turns"], result["memory"]
     walls = {side: [turn["wall"] for turn in own] for side, own in turns.items()}
     cpus = {side: [turn["user"] + turn["system"] for turn in own] for side, own in turns.items()}
@@ -248,16 +255,25 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         print(line, flush=True)
 
 
+def prepare(threads: int) -> None:
+    """Binds this process and all that it starts to so many cores."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    os.environ.pop("GLIBC_TUNABLES", None)  # each side gets its own
+
+
+def print_head(what: str) -> None:
+    heads = f"{'wall ms, quartiles':>20}{'':>14}{'CPU ms':>10}{'system':>7}{'memory':>10}"
+    print(f"\n{'workload':<20}{'side':<32}{heads}   {what} [quartiles], by CPU time")
+
+
 def main() -> None:
     args = parse()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
-    os.environ.pop("GLIBC_TUNABLES", None)  # each side gets its own
+    prepare(args.threads)
     sides = [OURS, *args.torch.split(",")]
     networks = {name.split("_")[1]: f"infer_{'_'.join(name.split('_')[1:3])}_b2" for name in args.names if "_b" in name}
     check_equal(list(networks.values()), sides, args.threads)
-    heads = f"{'wall ms, quartiles':>20}{'':>14}{'CPU ms':>10}{'system':>7}{'memory':>10}"
-    print(f"\n{'workload':<20}{'side':<32}{heads}   speed [quartiles], by CPU time")
+    print_head("speed")
     rows, results = [], {}
     for name in args.names:
         if name == "limits":
@@ -291,7 +307,7 @@ def write(args: argparse.Namespace, rows: list[dict[str, Any]], results: dict[st
         "rounds": args.rounds,
         "quiet": args.quiet,
         "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in VERSIONS},
+        | {name: importlib.metadata.version(name) for name in VERSIONS if importlib.util.find_spec(name)},
         "rows": rows,
         "results": results,
     }

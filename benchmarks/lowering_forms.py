@@ -3,12 +3,13 @@
     python benchmarks/lowering_forms.py [--only train_v1.1_224_b16,infer_v1.1_224_b1] [--forms pool,bias] [--out FILE]
 
 (no PyTorch.) Workloads, processes, turns and columns are those of `compare_pytorch.py`. Each form is taken away by
-itself, the others stay. A line's speed is the time without the form over the time with all of them in the same round:
-above 1, the form gains. Before anything is timed, each must compute the logits of all, to 1e-4.
+itself; the others stay, as far as they can without it: 1x1 kernels are no products without `pointwise`, so neither are
+their gradients. A line's gain is the time without the form over the time with all of them in the same round: above 1,
+the form gains. Before anything is timed, each must compute the logits of all and, after three steps, the same weights.
+Batch normalisation, which none of these networks has, is left out.
 """
 
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
@@ -71,33 +72,39 @@ def take_away(form: str) -> None:
 
 
 def main() -> None:
-    from compare_pytorch import check_equal, measure, print_rows, summarise
+    import compare_pytorch as compare
     from contenders import OURS, WITHOUT
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="NAME,...", default=",".join(TIMED), help="workloads (default: %(default)s)")
     parser.add_argument("--forms", metavar="NAME,...", default=",".join(FORMS), help="default: %(default)s")
-    parser.add_argument("--launches", type=int, default=1, help="processes of each side (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each process (default: %(default)s)")
+    parser.add_argument("--launches", type=int, default=3, help="processes of each side (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each process (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of each side (default: %(default)s)")
     parser.add_argument("--quiet", type=float, default=0.2, help="as in compare_pytorch.py (default: %(default)s)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the rows to FILE")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write every turn and the versions to FILE")
     args = parser.parse_args()
-    forms = args.forms.split(",")
+    names, forms = args.only.split(","), args.forms.split(",")
+    compare.check_names(parser, names, TIMED)
     for form in forms:
         if form not in FORMS:
             parser.error(f"--forms: {form} is not one of {', '.join(FORMS)}")
     starts = range(0, len(forms), AT_ONCE)
     groups = [[OURS, *(WITHOUT + form for form in forms[start : start + AT_ONCE])] for start in starts]
+    compare.prepare(args.threads)
     for sides in groups:
-        check_equal(["infer_v1.1_224_b2"], sides, args.threads, trained=())
+        compare.check_equal(["infer_v1.1_224_b2", "infer_small_16_b2"], sides, args.threads)
+    compare.print_head("gain")
     rows: list[dict[str, Any]] = []
-    for name in args.only.split(","):
+    results: dict[str, Any] = {}
+    for name in names:
         for sides in groups:
-            rows += (new := list(summarise(name, measure(name, sides, args))))
-            print_rows(new)
+            key = ", ".join([name, *sides[1:]])
+            results[key] = compare.measure(name, sides, args)
+            rows += (new := list(compare.summarise(name, results[key])))
+            compare.print_rows(new)
             if args.out:
-                args.out.write_text(json.dumps(rows, indent=2) + "\n")
+                compare.write(args, rows, results)
 
 
 if __name__ == "__main__":

@@ -145,10 +145,10 @@ def portable(error: Exception) -> Exception:
 
     Places in a bucket have their names: the other process has other copies.
     """
-    error.args = tuple(storage.named(x) if isinstance(x, str) else x for x in error.args)
-    if isinstance(error, OSError) and isinstance(error.filename, str):
-        error.filename = storage.named(error.filename)
     try:
+        error.args = tuple(storage.named(x) if isinstance(x, str) else x for x in error.args)
+        if isinstance(error, OSError) and isinstance(error.filename, str):
+            error.filename = storage.named(error.filename)
         pickle.loads(pickle.dumps(error))
     except Exception:  # noqa: BLE001 - anything may go wrong in somebody's class
         error = RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)

@@ -27,7 +27,7 @@ def restart_with_tuned_malloc() -> None:
 
 
 def give_back() -> None:
-    """Gives memory that nothing uses back to the system, where malloc is glibc's; elsewhere nothing happens.
+    """Collects garbage and, where malloc is glibc's, gives the memory that nothing uses back to the system.
 
     Compiling takes some hundred MB in small pieces, which glibc would keep, in the arena of each thread.
     """

@@ -71,20 +71,21 @@ def detected(environ: Mapping[str, str]) -> bool:
 
     Slurm's steps with several tasks, Open MPI, Kubernetes' indexed jobs, and Cloud TPU, whose hosts are one machine.
     """
-    if started_together(environ):
+    if started_together(environ) or ("KUBERNETES_SERVICE_HOST" in environ and "JOB_COMPLETION_INDEX" in environ):
         return True
     tpu = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/*")
     return bool(tpu) and importlib.util.find_spec("libtpu") is not None and "TPU_SKIP_MDS_QUERY" not in environ
 
 
 def started_together(environ: Mapping[str, str]) -> bool:
-    """Whether a launcher says that it has started several processes of this command. (A TPU may have one host.)"""
+    """Whether a launcher says that it has started several processes of this command.
+
+    Kubernetes and Cloud TPU do not say how many there are: an indexed job, or a TPU, may have one.
+    """
     slurm = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
     if all(name in environ for name in slurm) and int(environ["SLURM_NTASKS"]) > 1:
         return True
-    if int(environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
-        return True
-    return "KUBERNETES_SERVICE_HOST" in environ and "JOB_COMPLETION_INDEX" in environ
+    return int(environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
 
 
 def several() -> bool:

@@ -23,18 +23,18 @@ from squeezenet_jax.training.steps import (
     train_step,
 )
 
-latest: dict[tuple[Settings, int, float, Mesh], Steps] = {}  # one entry: the seeds of a setting share its programs
+programs: dict[tuple[Settings, int, float, Mesh], Steps] = {}  # one entry: the seeds of a setting share them
 
 
 def compile_steps(settings: Settings, total_steps: int, steps_per_epoch: float, mesh: Mesh) -> Steps:
     """Compiles a run's programs. `settings.seed` must be 0: seeds enter through the key."""
     key = (settings, total_steps, steps_per_epoch, mesh)
-    if key not in latest:
-        latest.clear()  # before the next ones are compiled, so that two settings' never lie in memory together
+    if key not in programs:
+        programs.clear()  # before the next ones are compiled, so that two settings' never lie in memory together
         malloc.give_back()
-        latest[key] = _compile_steps(*key)
+        programs[key] = _compile_steps(*key)
         malloc.give_back()
-    return latest[key]
+    return programs[key]
 
 
 def _compile_steps(settings: Settings, total_steps: int, steps_per_epoch: float, mesh: Mesh) -> Steps:

@@ -119,3 +119,14 @@ def test_what_a_worker_says_names_the_bucket_and_not_its_copy():
     assert str(worker.portable(UserError(f"{copy}: is wrong"))) == "s3://squeeze-bucket/runs: is wrong"
     full = worker.portable(OSError(errno.ENOSPC, "No space left on device", f"{copy}/a"))
     assert full.filename == "s3://squeeze-bucket/runs/a"
+
+
+def test_a_worker_is_told_the_place_in_the_bucket_and_not_the_copy_of_this_process(monkeypatch):
+    pytest.importorskip("boto3")
+
+    def start(target, share, plan, place, unfinished, own_cores):
+        raise KeyError(place)
+
+    monkeypatch.setattr(worker, "start", start)
+    with pytest.raises(KeyError, match="'s3://squeeze-bucket/runs'"):
+        jobs._Worker(Share({}), planned(), storage.expand("s3://squeeze-bucket/runs"), [])

@@ -121,6 +121,7 @@ SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n1", "SLURM_PROCID": "0", 
 )
 def test_a_cluster_is_detected(environ, expected):
     assert processes.detected(environ) is expected
+    assert processes.started_together(environ) is (expected and "JOB_COMPLETION_INDEX" not in environ)
 
 
 @pytest.mark.slow

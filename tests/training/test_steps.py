@@ -21,7 +21,7 @@ from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.system.randomness import Purpose
 from squeezenet_jax.training import augment, compilation
 from squeezenet_jax.training import steps as steps_module
-from squeezenet_jax.training.compilation import compile_steps, latest
+from squeezenet_jax.training.compilation import compile_steps, programs
 from squeezenet_jax.training.steps import (
     Steps,
     TrainState,
@@ -60,9 +60,9 @@ def parts(monkeypatch):
         return over_parts(function, batch, parts)
 
     monkeypatch.setattr(steps_module, "_over_parts", spy)
-    latest.clear()
+    programs.clear()
     yield cut
-    latest.clear()
+    programs.clear()
 
 
 @pytest.mark.long
@@ -361,7 +361,7 @@ def test_a_cpu_on_its_own_computes_large_batches_in_parts(tiny, parts, monkeypat
     outcomes = []
     for most in (64, 16):
         monkeypatch.setattr(lowering, "MICROBATCH_IMAGES", most)
-        latest.clear()
+        programs.clear()
         outcomes.append(two_steps(settings, alone))
     assert parts == [1, 1, 4, 2]  # training, evaluation
     (params, tallies), (params_parts, tallies_parts) = outcomes
@@ -377,9 +377,9 @@ def test_batches_whose_examples_depend_on_each_other_stay_whole(tiny, monkeypatc
     monkeypatch.setattr(Architecture, "examples_independent", False)
     monkeypatch.setattr(steps_module, "_over_parts", lambda f, batch, parts: [f(batch), cut.append(parts)][0])
     alone = Mesh(np.array(jax.devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
-    latest.clear()
+    programs.clear()
     compile_steps(tiny(train__batch_size=64, train__eval_batch_size=64), 10, 1.0, alone)
-    latest.clear()
+    programs.clear()
     assert cut == [1, 2]  # training, evaluation: an example's logits are then its own
 
 
@@ -404,16 +404,14 @@ def test_programs_of_two_settings_are_never_kept_together(tiny, monkeypatch):
         pass
 
     def compile_alone(*key):
-        assert not latest and all(reference() is None for reference in made)
-        programs = Programs()
-        made.append(weakref.ref(programs))
-        return programs
+        assert not kept and all(reference() is None for reference in made)
+        made.append(weakref.ref(new := Programs()))
+        return new
 
-    made = []
+    made, kept = [], {}
     monkeypatch.setattr(compilation, "_compile_steps", compile_alone)
+    monkeypatch.setattr(compilation, "programs", kept)
     settings, mesh = tiny(), devices.data_mesh()
-    latest.clear()
     for steps in (10, 10, 20):
         assert compile_steps(settings, steps, 1.0, mesh) is made[-1]()
     assert len(made) == 2
-    latest.clear()

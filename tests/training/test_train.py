@@ -21,7 +21,7 @@ from squeezenet_jax.runs.directory import RunDirectory
 from squeezenet_jax.system import devices
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.training import monitor, objective, train
-from squeezenet_jax.training.compilation import compile_steps, latest
+from squeezenet_jax.training.compilation import compile_steps, programs
 from squeezenet_jax.training.steps import build_model
 from squeezenet_jax.weights.bundle import unflatten
 
@@ -295,7 +295,7 @@ def test_evaluation_is_exact_whatever_the_batch_size(tiny):
 
 
 def test_seeds_share_one_compilation(tiny, tmp_path):
-    latest.clear()
+    programs.clear()
     compiled = []
 
     def listen(event, seconds, **_):

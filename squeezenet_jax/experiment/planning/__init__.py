@@ -1,4 +1,4 @@
-"""From an experiment file to the runs of its sweep. `plan.py` has the plan, and says what to read next."""
+"""From an experiment file to the runs of its sweep. Read first: `plans.py`."""
 
 from squeezenet_jax.experiment.planning.files import get_config, load_experiment
 from squeezenet_jax.experiment.planning.names import (
@@ -12,7 +12,7 @@ from squeezenet_jax.experiment.planning.names import (
     split_at_commas,
     typed,
 )
-from squeezenet_jax.experiment.planning.plan import (
+from squeezenet_jax.experiment.planning.plans import (
     Plan,
     PlannedRun,
     changed,

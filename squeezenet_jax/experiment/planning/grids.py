@@ -7,7 +7,7 @@ from typing import Any
 
 from squeezenet_jax import settings
 from squeezenet_jax.experiment.planning.names import SEED, plain, split_at_commas, typed
-from squeezenet_jax.experiment.planning.plan import Plan, changed, flatten
+from squeezenet_jax.experiment.planning.plans import Plan, changed, flatten
 from squeezenet_jax.system.errors import UserError, unknown
 
 RATE = "optimizer.peak_lr"

@@ -1,4 +1,4 @@
-"""How runs and settings are named, and what a person means who names one or types a value. Standard library only."""
+"""How runs and settings are named, and what a person means who names one or types a value."""
 
 import ast
 import re

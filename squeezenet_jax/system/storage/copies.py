@@ -108,9 +108,13 @@ def _scratch() -> Path:
         with contextlib.suppress(OSError), (left / ".held").open() as file:  # another user's, or held
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left, ignore_errors=True)
-    root = Path(os.path.realpath(tempfile.mkdtemp(prefix=PREFIX)))
-    file = (root / ".held").open("w")
-    fcntl.flock(file, fcntl.LOCK_EX)
+    while True:
+        root = Path(os.path.realpath(tempfile.mkdtemp(prefix=PREFIX)))
+        file = (root / ".held").open("w")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:  # else another process that starts now took it for one that is left
+            break
+        file.close()
     _kept_open.append(file)  # until the process ends, however it ends
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     _roots.append(root)
