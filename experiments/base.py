@@ -190,7 +190,7 @@ PRESETS: dict[str, Group] = {
         **ADAMW,
         **TEN_EPOCHS,
     },
-    # 60,000 photographs, 32x32 px, enlarged to twice that for v1.1's stem: twenty minutes a run on two cores.
+    # 60,000 photographs, 32x32 px, enlarged to twice that for v1.1's stem: thirteen minutes a run on two cores.
     # docs/data.md has the command that prepares it.
     "cifar10": {
         **V1_1,
@@ -203,9 +203,8 @@ PRESETS: dict[str, Group] = {
         "train.epochs": 10.0,
         "train.batch_size": 64,
     },
-    # The same as they are, 32 px, and so narrow that a run takes three minutes on two cores (with the complex bypass
-    # four), by MACs from the 1,800 images/s of fashion_mnist there. For many seeds, not for the best accuracy.
-    # Fashion-MNIST's analogue is fashion_mnist with --config.train.epochs=5, three minutes a run.
+    # The same as they are, 32 px, and so narrow that a run takes five to eight minutes on two cores. For many seeds,
+    # not for the best accuracy. Fashion-MNIST's analogue is fashion_mnist with --config.train.epochs=5.
     "cifar10_32": {
         **V1_1,
         "model.stem": "small",

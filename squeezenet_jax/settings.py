@@ -257,6 +257,9 @@ class Settings:
         if self.model.norm == "batch":
             allowed = "none with model.norm batch, which gives every filter a scale of its own"
             require("compress.share", self.compress.share, self.compress.share == "none", allowed)
+        if self.model.norm == "group":
+            allowed = "none with model.norm group, which a compressed file cannot hold"
+            require("compress.share", self.compress.share, self.compress.share == "none", allowed)
         self.trace()
 
     def trace(self) -> list[Layer]:

@@ -123,6 +123,13 @@ def test_imagenet_has_the_solver_that_it_names():
             {"model__norm": "batch", "model__init_from": "w", "model__freeze": "conv1"},
             "model.freeze: conv1 is not allowed with model.norm batch",
         ),
+        *(
+            (
+                {"model__norm": norm, "compress__share": "kmeans"},
+                f"compress.share: kmeans is not allowed; it must be none with model.norm {norm}",
+            )
+            for norm in ("batch", "group")
+        ),
         ({"train__epochs": 2.0}, "optimizer.warmup_epochs: 2.0 .* below train.epochs, which is 2"),
         ({"train__epochs": float("inf")}, "train.epochs: inf is not allowed; it must be finite"),
         ({"model__start": "a\nb" * 1000}, r'model.start: unknown value "a\\nba.*\.\.\."; allowed: init_from, scratch'),
