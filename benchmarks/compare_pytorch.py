@@ -48,7 +48,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from contenders import CHECKS, COPIED, MAIN_JOB, MATRIX, OURS, TUNED_MALLOC, WITHOUT
+from contenders import CHECKS, COPIED, MAIN_JOB, MATRIX, OURS, TUNED_MALLOC, WITHOUT, is_ours
 
 from squeezenet_jax.system import malloc
 
@@ -93,7 +93,7 @@ def contender(side: str, workload: str, threads: int) -> list[str]:
 
 
 def side_environment(side: str) -> dict[str, str]:
-    tuned = side == OURS or side.startswith(WITHOUT) or side.endswith(TUNED_MALLOC)
+    tuned = is_ours(side) or side.endswith(TUNED_MALLOC)
     return dict(os.environ) | (malloc.TUNABLES if tuned else {})
 
 

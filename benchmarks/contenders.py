@@ -194,13 +194,17 @@ class Theirs:
         return lambda: a @ a, lambda: x + 1
 
 
+def is_ours(side: str) -> bool:
+    """Whole, or without a form."""
+    return side == OURS or side.startswith(WITHOUT)
+
+
 def make_side(side: str, settings: Settings, threads: int) -> "Ours | Theirs":
     if side.startswith(WITHOUT):
         from lowering_forms import take_away
 
         take_away(side.removeprefix(WITHOUT))
-    ours = side == OURS or side.startswith(WITHOUT)
-    return Ours(settings) if ours else Theirs(settings, side.removesuffix(TUNED_MALLOC), threads)
+    return Ours(settings) if is_ours(side) else Theirs(settings, side.removesuffix(TUNED_MALLOC), threads)
 
 
 def child(side: str, name: str, threads: int, first_step: bool) -> None:

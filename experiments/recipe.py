@@ -37,7 +37,7 @@ def sweep(settings: Any) -> Iterator[dict[str, Any]]:
     parts = (
         {"optimizer.label_smoothing": 0.1},  # arXiv 1512.00567, Sec. 7
         {"train.ema_decay": 0.99},
-        {"data.mixup_alpha": 0.2},  # arXiv 1710.09412's for ImageNet, which its networks do not overfit either
+        {"data.mixup_alpha": 0.2},  # arXiv 1710.09412's for ImageNet; for CIFAR-10 it takes 1
         {"data.cutout": settings.data.image_size // 2},  # arXiv 1708.04552's for CIFAR-10
         {"optimizer.schedule": "linear"},
     )

@@ -254,11 +254,12 @@ class Settings:
                 f"train.accumulation_steps: {parts} is not allowed with model.norm batch, whose statistics need the "
                 "whole batch; use model.norm group, or a smaller train.batch_size"
             )
-        if self.model.norm == "batch":
-            allowed = "none with model.norm batch, which gives every filter a scale of its own"
-            require("compress.share", self.compress.share, self.compress.share == "none", allowed)
-        if self.model.norm == "group":
-            allowed = "none with model.norm group, which a compressed file cannot hold"
+        not_shared = {
+            "batch": "which gives every filter a scale of its own",
+            "group": "which a compressed file cannot hold",
+        }
+        if why := not_shared.get(self.model.norm):
+            allowed = f"none with model.norm {self.model.norm}, {why}"
             require("compress.share", self.compress.share, self.compress.share == "none", allowed)
         self.trace()
 

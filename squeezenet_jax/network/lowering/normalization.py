@@ -6,6 +6,8 @@ values autodiff adds three; the gradient written out has two.
 Dimension letters: those of `lowering`.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -13,24 +15,25 @@ from jax import Array
 from squeezenet_jax.network.architecture import NORM_EPSILON
 
 Normalized = tuple[Array, Array, Array]  # of the batch: g (x - m) / sqrt(v + 1e-5) + b [B, H, W, C], m [C], v [C]
+Sum = Callable[[Array, Array], Array]  # of x [B, H, W, C], each example weighted [B], over all but the channels
 
 
 def lax_batch_norm(x_BHWC: Array, mask_B: Array, scale_C: Array, bias_C: Array) -> Normalized:
-    weight = _weight(x_BHWC, mask_B)[:, None, None, None]
-    mean = jnp.sum(weight * x_BHWC, (0, 1, 2))
-    centred = _centred(x_BHWC, mask_B, mean)
-    var = jnp.sum(weight * centred**2, (0, 1, 2))
-    return centred * (scale_C * jax.lax.rsqrt(var + NORM_EPSILON)) + bias_C, mean, var
+    """Of the examples whose mask is 1; for autodiff."""
+    return _batch_norm(x_BHWC, mask_B, scale_C, bias_C, _lax_sum)
 
 
 @jax.custom_vjp
 def batch_norm(x_BHWC: Array, mask_B: Array, scale_C: Array, bias_C: Array) -> Normalized:
     """The same, to rounding. The gradient goes through the normalised x only: mean and variance are for averages."""
-    positions = x_BHWC.shape[1] * x_BHWC.shape[2]
-    weight_N = jnp.repeat(_weight(x_BHWC, mask_B), positions)
-    mean = _sum(x_BHWC, weight_N)
+    return _batch_norm(x_BHWC, mask_B, scale_C, bias_C, _product_sum)
+
+
+def _batch_norm(x_BHWC: Array, mask_B: Array, scale_C: Array, bias_C: Array, sum_: Sum) -> Normalized:
+    weight_B = mask_B / _count(x_BHWC, mask_B)
+    mean = sum_(x_BHWC, weight_B)
     centred = _centred(x_BHWC, mask_B, mean)
-    var = _sum(centred**2, weight_N)
+    var = sum_(centred**2, weight_B)
     return centred * (scale_C * jax.lax.rsqrt(var + NORM_EPSILON)) + bias_C, mean, var
 
 
@@ -48,10 +51,8 @@ def _batch_norm_backward(saved: tuple[Array, ...], gs: Normalized) -> tuple[Arra
     """
     x, mask_B, scale_C, mean_C, factor_C = saved
     dy, _, _ = gs
-    mask_N = jnp.repeat(mask_B, x.shape[1] * x.shape[2])
     z = _centred(x, mask_B, mean_C) * factor_C
-    dbias_C, dscale_C = _sum(dy, mask_N), _sum(dy * z, mask_N)
-    count = jnp.maximum(jnp.sum(mask_N), 1)
+    dbias_C, dscale_C, count = _product_sum(dy, mask_B), _product_sum(dy * z, mask_B), _count(x, mask_B)
     dx = scale_C * factor_C * (dy - dbias_C / count - z * (dscale_C / count))
     return jnp.where(mask_B[:, None, None, None] > 0, dx, 0), jnp.zeros_like(mask_B), dscale_C, dbias_C
 
@@ -59,9 +60,9 @@ def _batch_norm_backward(saved: tuple[Array, ...], gs: Normalized) -> tuple[Arra
 batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 
-def _weight(x_BHWC: Array, mask_B: Array) -> Array:
-    """Of each of an example's positions in a mean over the batch, [B]."""
-    return mask_B / (jnp.maximum(jnp.sum(mask_B), 1) * x_BHWC.shape[1] * x_BHWC.shape[2])
+def _count(x_BHWC: Array, mask_B: Array) -> Array:
+    """How many positions of each channel count; where none does, those of one example."""
+    return jnp.maximum(jnp.sum(mask_B), 1) * x_BHWC.shape[1] * x_BHWC.shape[2]
 
 
 def _centred(x_BHWC: Array, mask_B: Array, mean_C: Array) -> Array:
@@ -72,6 +73,9 @@ def _centred(x_BHWC: Array, mask_B: Array, mean_C: Array) -> Array:
     return jnp.where(mask_B[:, None, None, None] > 0, x_BHWC - mean_C, 0)
 
 
-def _sum(x_BHWC: Array, weight_N: Array) -> Array:
-    """Of each channel over all positions, weighted, [C]."""
-    return weight_N @ x_BHWC.reshape(-1, x_BHWC.shape[-1])
+def _lax_sum(x_BHWC: Array, weight_B: Array) -> Array:
+    return jnp.sum(weight_B[:, None, None, None] * x_BHWC, (0, 1, 2))
+
+
+def _product_sum(x_BHWC: Array, weight_B: Array) -> Array:
+    return jnp.repeat(weight_B, x_BHWC.shape[1] * x_BHWC.shape[2]) @ x_BHWC.reshape(-1, x_BHWC.shape[-1])
