@@ -1,6 +1,6 @@
 """Image files to network inputs, as a network's `Preprocessing` says. Letters: H, W, C.
 
-What is an image, and how it is decoded, is `data/decoding.py`'s: the same as in training.
+What is an image, and how it is decoded, is `data/images/decoding.py`'s: the same as in training.
 """
 
 import warnings
