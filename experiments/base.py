@@ -233,6 +233,7 @@ PRESETS: dict[str, Group] = {
         "model.geometry": "caffe",
         **CAFFE_INIT,
         "data.name": "imagenet2012",
+        "data.eval_split": "validation",  # where TFDS has ImageNet's test split too, that has no labels
         "data.image_size": 227,
         **CAFFE_PIXELS,
         **RANDOM_CROPS,

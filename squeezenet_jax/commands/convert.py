@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.src} -> {args.dst}{layout}; origin: {origin}")
     print(f"{params:,} parameters, {loaded.num_classes} classes, {macs:,} MACs at {loaded.preprocessing.crop} px")
     labels = "with class names" if loaded.labels else "without class names (--labels FILE adds them)"
+    if args.dst.lower().endswith(".net"):
+        labels = "without class names (a .net has no room for them)"
     print(f"preprocessing {loaded.preprocessing.name}, {describe_bypass(loaded.arch)}, {labels}")
     geometry = architecture.with_geometry(loaded.arch, "torchvision")
     if args.layout == "torchvision" and geometry != loaded.arch:

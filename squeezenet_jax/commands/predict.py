@@ -38,19 +38,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.top < 1:
         raise UserError(f"--top: {args.top} is not allowed; it must be at least 1")
+    out = None
+    if args.logits:
+        out = arguments.path_of(args.logits)
+        if out.suffix.lower() != ".npz":  # an image, where the file's name was forgotten
+            raise UserError(f"--logits: {args.logits} is not allowed; it must end in .npz")
+        arguments.check_place("--logits", out)
     compile_forward = arguments.compile_forward(args)
     loaded = arguments.load_weights(args.weights, args)
     labels = arguments.labels_of(args, loaded)
     if not labels:
         print(f"note: {args.weights} has no class names; --labels FILE gives them, one a line", file=sys.stderr)
     names, logits_NK, bad = _logits(loaded, args.images, compile_forward)
-    if args.logits:
+    if out:
         try:
             import numpy as np
 
             content = io.BytesIO()
             np.savez(content, logits=logits_NK, image=np.array(names))
-            atomic.write(arguments.path_of(args.logits), content.getvalue())
+            atomic.write(out, content.getvalue())
         except OSError as error:
             raise UserError(f"--logits: {args.logits} cannot be written ({error.strerror})") from None
     rows = [_row(path, logits_K, labels, args.top) for path, logits_K in zip(names, logits_NK, strict=True)]

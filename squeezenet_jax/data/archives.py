@@ -79,8 +79,22 @@ def members(path: Path, within: tuple[int, int] | None = None) -> Iterator[tuple
                         extent = start + member.offset_data, member.size
                         extents[member.name] = extent
                     yield member.name, extent
+                if not _ends_at(archive):
+                    raise tarfile.ReadError("no end of the archive, or something behind it")
     except tarfile.TarError as error:
         raise UserError(f"{path}: is damaged or cut short ({error}); get it again") from error
+
+
+def _ends_at(archive: tarfile.TarFile) -> bool:
+    """Whether an archive's end is where reading stopped: tarfile takes a damaged or missing header for the end, too."""
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    block = archive.fileobj.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        return False
+    while block and not any(block):
+        block = archive.fileobj.read(COPY_BYTES)
+    return not block
 
 
 def printable(text: str) -> str:

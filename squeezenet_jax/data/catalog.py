@@ -102,6 +102,10 @@ def _tfds_info(directory: Path) -> DatasetInfo:
         if missing := {"image", "label"} - set(features):
             has = ", ".join(features)
             raise UserError(f'{directory}: has no feature "{", ".join(sorted(missing))}"; it has {has}')
+        if "classLabel" not in features["label"] or "image" not in features["image"]:
+            raise UserError(
+                f"{directory}: features image and label must be an Image and a ClassLabel, one for each image"
+            )
         sizes = {split["name"]: sum(map(int, split["shardLengths"])) for split in splits}
         channels = int(features["image"]["image"]["shape"]["dimensions"][-1])
         num_classes, names = int(features["label"]["classLabel"]["numClasses"]), directory / "label.labels.txt"

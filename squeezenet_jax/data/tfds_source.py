@@ -54,16 +54,27 @@ def prepared(name: str, data_dir: str) -> Path:
     return directory
 
 
+class _Unlabelled(UserError):
+    pass
+
+
 class TfdsRecords:
     """The examples `start:stop` of a split in the version directory of a TFDS dataset, array_record.
 
     Raises:
-      UserError: damaged, or in a format that needs TensorFlow.
+      UserError: damaged, without labels, or in a format that needs TensorFlow.
     """
 
     def __init__(self, directory: Path, split: str, start: int, stop: int) -> None:
         self._directory, self._split, self._start, self._stop = directory, split, start, stop
         self._source  # noqa: B018 - what is wrong with it comes up now, not in the middle of a run
+        if len(self) and not labels_file(directory, split).exists():
+            try:
+                self.fetch([0])
+            except _Unlabelled:
+                raise
+            except UserError:
+                pass  # whoever reads a damaged record says so
 
     def __len__(self) -> int:
         return self._stop - self._start
@@ -74,6 +85,8 @@ class TfdsRecords:
             examples = self._source.__getitems__(index)
             if any(example["image"] is None or example["label"] is None for example in examples):
                 raise ValueError("a record is empty")  # so array_record returns one whose chunk is damaged
+            if any(example["label"] < 0 for example in examples):  # as TFDS marks them, in imagenet2012's test split
+                raise _Unlabelled(f"{self._directory}: images of {self._split} have no label; choose another split")
             return [(example["image"], int(example["label"])) for example in examples]
 
     @functools.cached_property

@@ -69,8 +69,9 @@ class Network:
         return jax.jit(self.apply)
 
     def metadata_as_text(self) -> dict[str, str]:
-        """Each entry of `metadata` as one JSON text."""
-        return {name: json.dumps(value, ensure_ascii=False) for name, value in self.metadata.items()}
+        """Each entry of `metadata` as one JSON text; of names that are no UTF-8, the broken bytes as JSON escapes."""
+        texts = {name: json.dumps(value, ensure_ascii=False) for name, value in self.metadata.items()}
+        return {name: text.encode("utf-8", "backslashreplace").decode("utf-8") for name, text in texts.items()}
 
 
 def from_weights(weights: Weights, image_size: int | None = None) -> Network:

@@ -40,13 +40,13 @@ def network():
     return draw(width=0.125)
 
 
-def draw(width):
+def draw(width, num_classes=6):
     arch = architecture.build("v1.1", geometry="caffe", width=width, bypass="simple")
     rng = np.random.default_rng(0)
-    shapes = parameter_shapes(arch, channels=3, num_classes=len(CLASSES))
+    shapes = parameter_shapes(arch, channels=3, num_classes=num_classes)
     flat = {name: (rng.normal(size=s) * np.prod(s[:-1]) ** -0.5).astype(np.float32) for name, s in shapes.items()}
     flat["conv10/bias"] += 1  # above the ReLU, so that the classes differ
-    return Weights(arch, unflatten(flat), len(CLASSES), 3, SMALL, CLASSES)
+    return Weights(arch, unflatten(flat), num_classes, 3, SMALL, CLASSES[:num_classes])
 
 
 @pytest.fixture
@@ -127,11 +127,19 @@ def test_many_images_have_winograds_convolutions_and_the_same_logits():
 
 def test_predict_logits_are_the_models(network, path, folder, tmp_path):
     images = sorted(folder.glob("*/*.png"))
-    assert run("predict", path, *images, "--logits", tmp_path / "out.bin") == 0
-    with np.load(tmp_path / "out.bin") as result:
+    assert run("predict", path, *images, "--logits", tmp_path / "out.npz") == 0
+    with np.load(tmp_path / "out.npz") as result:
         assert result["logits"].shape == (37, len(CLASSES)) and result["logits"].dtype == np.float32
         assert result["image"].tolist() == [str(image) for image in images]
         np.testing.assert_allclose(result["logits"], reference(network, images), rtol=1e-4, atol=1e-5)
+
+
+def test_predict_finds_out_before_its_work_where_logits_cannot_be_put(path, folder, tmp_path, capsys):
+    image, other = sorted(folder.glob("*/*.png"))[:2]
+    content = image.read_bytes()
+    assert "it must end in .npz" in fails(capsys, "predict", path, "--logits", image, other)
+    assert image.read_bytes() == content
+    assert "has no folder" in fails(capsys, "predict", "no weights", "--logits", tmp_path / "none" / "l.npz", other)
 
 
 def test_predict_turns_photographs_and_evaluate_does_as_in_training(network, folder, tmp_path, capsys):
@@ -347,6 +355,17 @@ def test_evaluate_refuses_other_classes_and_says_where_it_goes_by_position(netwo
     assert "train may be a split" in fails(capsys, "evaluate", path, f"folder:{tmp_path / 'data'}")
 
 
+def test_evaluate_does_not_take_splits_for_the_classes_of_a_network_without_names(folder, tmp_path, capsys):
+    pair = draw(width=0.125, num_classes=2)
+    weights.save(tmp_path / "pair.safetensors", dataclasses.replace(pair, labels=()))
+    for split in ("train", "test"):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        shutil.copy(next(folder.glob("cat/*.png")), tmp_path / "data" / split)
+    command = ["evaluate", tmp_path / "pair.safetensors", f"folder:{tmp_path / 'data'}"]
+    assert "seem to be splits, not classes" in fails(capsys, *command)
+    assert run(*command, "--classes-by-position") == 0
+
+
 def test_images_are_read_in_order_and_not_far_ahead():
     begun = []
     with evaluate._in_threads(lambda number: begun.append(number) or number, 40, ahead=5) as readings:
@@ -438,7 +457,7 @@ def test_wrong_commands_end_in_one_line(path, folder, tmp_path, capsys):
         (["convert", path, tmp_path / "b.safetensors", "--labels", tmp_path / "none"], "--labels"),
         (["predict", path, tmp_path / "none.jpg"], "cannot be read as an image"),
         (["predict", path, image, "--top", "0"], "--top"),
-        (["predict", path, image, "--logits", tmp_path / "no" / "out.npz"], "cannot be written"),
+        (["predict", path, image, "--logits", tmp_path / "no" / "out.npz"], "has no folder"),
         (["predict", path, image, "--bypass", "none"], "records its own architecture"),
         (["predict", image, image], "no known format"),
         (["evaluate", path, "digits"], "the network has 6 classes"),

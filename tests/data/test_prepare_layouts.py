@@ -220,6 +220,33 @@ def test_damaged_archives_are_refused_and_leave_nothing(tmp_path, compression, k
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("damage", ["cut at a header", "cut in a header", "a header's byte", "no end", "more behind"])
+def test_an_archive_whose_end_is_not_its_end_is_refused(tmp_path, damage):
+    """tarfile takes a damaged or missing header for the end: the images behind it would be missing without a word."""
+    content = bytearray(tar_bytes({f"train/a/{i}.jpg": jpeg(i, (200, 200)) for i in range(9)}, ""))
+    path = tmp_path / "t.tar"
+    path.write_bytes(content)
+    with tarfile.open(path) as tar:
+        headers = [member.offset for member in tar if member.isfile()]
+        end = tar.offset
+    assert len(list(archives.members(path))) >= 9
+    match damage:
+        case "cut at a header":
+            del content[headers[5] :]
+        case "cut in a header":
+            del content[headers[5] + 100 :]
+        case "a header's byte":
+            content[headers[5] + 3] ^= 1
+        case "no end":
+            del content[end:]
+        case "more behind":
+            content += content[: headers[1]]
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="damaged or cut short"):
+        prepare(path, tmp_path / "out", Listener())
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

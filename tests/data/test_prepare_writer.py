@@ -23,6 +23,7 @@ from prepare_files import (
     shape,
     small_collection,
     write_folder,
+    write_tar,
 )
 
 from squeezenet_jax.data.prepare.writer import prepare
@@ -65,6 +66,17 @@ def test_a_finished_data_set_is_left_alone(tmp_path):
     assert again.was_there and not first.was_there
     assert (again.sizes, again.unreadable, again.num_classes) == (first.sizes, first.unreadable, first.num_classes)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+
+
+@pytest.mark.parametrize("pack", [write_folder, write_tar])
+def test_a_finished_data_set_is_not_taken_for_that_of_another_source(tmp_path, pack):
+    files = small_collection()
+    (tmp_path / "other").mkdir()
+    prepare(pack(tmp_path / "s.tar", files), tmp_path / "out", Listener())
+    other = pack(tmp_path / "other" / "s.tar", {path.replace("ant", "ape"): content for path, content in files.items()})
+    with pytest.raises(UserError, match=r"is another one than .* was prepared from, or has changed since"):
+        prepare(other, tmp_path / "out", Listener())
+    assert prepare(tmp_path / "s.tar", tmp_path / "out", Listener()).was_there
 
 
 @pytest.mark.parametrize(

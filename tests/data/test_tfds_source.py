@@ -5,10 +5,12 @@ named `..._real_...` use the real files of Debian's package `dataset-fashion-mni
 """
 
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ import tensorflow_datasets as tfds
 from fashion_files import REPOSITORY, arrays, assert_reads, listing, needs_real_files, put, read_split
 from PIL import Image
 
+from squeezenet_jax.data.tfds_source import TfdsRecords
 from squeezenet_jax.system.errors import UserError
 
 
@@ -90,6 +93,26 @@ def test_reads_any_prepared_data_set(tmp_path, monkeypatch, shape):
     assert image.shape == (4, 8, 8, 3) and sorted(label) == [0, 1, 2, 3]
     for row, key in zip(image, label, strict=True):
         np.testing.assert_allclose(row.astype(int), np.broadcast_to((60 * key, 100, 200), (8, 8, 3)), atol=2)  # JPEG
+
+
+def test_a_split_without_labels_is_refused_before_anything_is_made_of_it(tmp_path, monkeypatch):
+    """As TFDS writes ImageNet's test split; -1 would be the last class."""
+    examples = [{**example, "label": -1} for _, example in ColourPatches._generate_examples(mock.Mock())]
+    monkeypatch.setattr(ColourPatches, "_generate_examples", lambda self: iter(enumerate(examples)))
+    ColourPatches(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    with pytest.raises(UserError, match="images of train have no label; choose another split"):
+        TfdsRecords(tmp_path / "colour_patches" / "1.0.0", "train", 0, 4)
+
+
+def test_a_label_that_is_no_class_is_no_damage(tmp_path, monkeypatch):
+    ColourPatches(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    features = tmp_path / "colour_patches" / "1.0.0" / "features.json"
+    content = json.loads(features.read_text())
+    content["featuresDict"]["features"]["label"] = {"pythonClassName": "Scalar", "tensor": {"dtype": "int64"}}
+    features.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="must be an Image and a ClassLabel") as caught:
+        read_split("colour_patches", "train", str(tmp_path), size=8, channels=3)
+    assert "delete" not in str(caught.value)
 
 
 def test_refuses_records_that_need_tensorflow(tmp_path):

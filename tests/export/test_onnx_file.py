@@ -135,6 +135,12 @@ def test_interface_and_metadata(make_weights, tmp_path):
     assert facts["architecture"]["stem"]["features"] == weights.arch.stem.features
 
 
+def test_a_name_that_is_no_utf8_is_recorded_as_json_escapes(make_weights):
+    weights = dataclasses.replace(make_weights(35), provenance={"source": "caf\udce9.safetensors"})
+    text = from_weights(weights).metadata_as_text()["provenance"]
+    assert json.loads(text.encode().decode()) == {"source": "caf\udce9.safetensors"}
+
+
 def test_another_image_size_scales_the_recorded_preprocessing(make_weights):
     network = from_weights(make_weights(35), 70)
     assert network.image_size == 70

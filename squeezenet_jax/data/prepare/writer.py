@@ -225,6 +225,14 @@ class _Job:
         if origin is None:
             raise UserError(f"{self.final}: is there and was not written by this command; give another --name or --out")
         self._check_same(origin, f"prepared in {self.final}", "give another --name or --out, or delete it")
+        # Not the hours of unpacking a compressed tar again, nor of reading ImageNet's million headers.
+        if self.kind == "folder" or (self.kind == "tar" and archives.compression(self.source) is None):
+            digest = self._list()[2]
+            if origin.get("digest") not in (None, digest):
+                raise UserError(
+                    f"{self.source}: is another one than {self.final} was prepared from, or has changed since; "
+                    "give another --name or --out, or delete it"
+                )
         if self.work.exists():
             shutil.rmtree(self.work)  # it was killed between the last two steps
         info = tfds.builder_from_directory(self.final).info
