@@ -257,6 +257,8 @@ def _how_to_set(stray: str, argv: list[str]) -> str:
 
 def _experiment_argument(argv: list[str]) -> tuple[int, str, str]:
     """(place in argv, path, preset) of --config; the preset may be empty."""
+    if sum(arg.partition("=")[0] in CONFIG_FLAGS for arg in argv[1:]) > 1:
+        raise UserError("--config: is given more than once; an experiment and its preset are --config FILE:PRESET")
     for place, (arg, following) in enumerate(zip(argv, [*argv[1:], ""], strict=True)):
         name, equals, value = arg.partition("=")
         if place and name in CONFIG_FLAGS:

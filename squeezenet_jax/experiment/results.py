@@ -12,7 +12,7 @@ from squeezenet_jax import report
 from squeezenet_jax.data import catalog
 from squeezenet_jax.report.comparison import COUNTED
 from squeezenet_jax.runs import predictions
-from squeezenet_jax.runs.directory import COMPRESSED, RunDirectory
+from squeezenet_jax.runs.directory import COMPRESSED, RunDirectory, whole_steps
 from squeezenet_jax.runs.predictions import Predictions
 from squeezenet_jax.settings import Settings
 from squeezenet_jax.system import nested
@@ -67,8 +67,7 @@ def final_evaluation(evaluations: Sequence[Record], epochs: float) -> Record | N
     """
     for record in reversed(evaluations):
         steps_per_epoch = record["step"] / record["epoch"]
-        last_step = max(round(round(epochs * steps_per_epoch, 6)), 1)  # the inner one: a half is to stay one
-        if record["step"] == last_step:
+        if record["step"] == whole_steps(epochs, steps_per_epoch):
             return record
     return None
 

@@ -40,6 +40,15 @@ def begun(workdir: Path) -> list[str]:
     return sorted(path.parent.name for path in workdir.glob("*/run.json"))
 
 
+def whole_steps(epochs: float, steps_per_epoch: float) -> int:
+    """The whole number of steps, at least 1, that is nearest to so many epochs.
+
+    Without the last digits: a half is to stay one, and round to the same, where an evaluation's step and epoch are all
+    that tells how many steps an epoch has.
+    """
+    return max(round(round(epochs * steps_per_epoch, 6)), 1)
+
+
 class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path

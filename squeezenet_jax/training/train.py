@@ -13,7 +13,7 @@ import jax
 from squeezenet_jax.data import labels, sources
 from squeezenet_jax.data.batches import TrainBatches
 from squeezenet_jax.runs.checkpoint import Checkpoints
-from squeezenet_jax.runs.directory import RunDirectory
+from squeezenet_jax.runs.directory import RunDirectory, whole_steps
 from squeezenet_jax.settings import Settings
 from squeezenet_jax.system import devices, processes
 from squeezenet_jax.training.compilation import compile_steps
@@ -44,7 +44,7 @@ class Schedule(NamedTuple):
     def of(cls, settings: Settings, steps_per_epoch: float) -> "Schedule":
         train = settings.train
         total_steps, eval_every = (
-            max(round(epochs * steps_per_epoch), 1) for epochs in (train.epochs, train.eval_every_epochs)
+            whole_steps(epochs, steps_per_epoch) for epochs in (train.epochs, train.eval_every_epochs)
         )
         return cls(total_steps, eval_every, train.checkpoint_every_steps)
 

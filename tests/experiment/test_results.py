@@ -16,7 +16,13 @@ SEVEN_AND_A_HALF = (2.5, 3.0)  # steps, which a run rounds
 
 @pytest.mark.parametrize(
     ("epochs", "steps_per_epoch"),
-    [SEVEN_AND_A_HALF, *itertools.product([0.01, 0.5, 2.0, 2.5, 7.3], [1433 / 32, 96 / 16, 7 / 3, 1 / 32])],
+    [
+        SEVEN_AND_A_HALF,
+        (50.0, 1433 / 20),
+        (15.0, 50_000 / 96),
+        (1.1, 48_000 / 128),
+        *itertools.product([0.01, 0.5, 2.0, 2.5, 7.3], [1433 / 32, 96 / 16, 7 / 3, 1 / 32]),
+    ],
 )
 def test_the_final_evaluation_is_the_one_of_the_last_step_and_no_earlier_one(tiny, epochs, steps_per_epoch):
     last = Schedule.of(tiny(train__epochs=epochs, optimizer__warmup_epochs=0.0), steps_per_epoch).total_steps
