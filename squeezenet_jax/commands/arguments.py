@@ -42,12 +42,6 @@ def path_of(text: str) -> Path:
         raise UserError(f"{text}: {error}") from None
 
 
-def check_place(option: str, path: Path) -> None:
-    """Raises `UserError` where no file can be put, before the work that it is for."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"{option}: {path} " + ("is a folder" if path.is_dir() else f"has no folder {path.parent}"))
-
-
 def out_path(text: str) -> Path:
     """`path_of` for argparse, which shows no other error's text."""
     try:

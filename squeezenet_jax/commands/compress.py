@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from squeezenet_jax.commands import arguments, convert
-from squeezenet_jax.system import storage
+from squeezenet_jax.system import atomic, storage
 from squeezenet_jax.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def check(args: argparse.Namespace) -> int | None:
     """The size asked for, if any. Raises `UserError` for options that make no sense, before anything is read."""
     if args.out.suffix.lower() not in SUFFIXES:
         raise UserError(f"OUT: {args.out} is not allowed; it must end in {' or '.join(SUFFIXES)}")
-    arguments.check_place("OUT", args.out)
+    atomic.check_place(args.out, "OUT")
     if args.bits is not None and not 2 <= args.bits <= 8:
         raise UserError(f"--bits: {args.bits} is not allowed; it must be from 2 to 8")
     if args.density is not None and not 0 < args.density <= 1:

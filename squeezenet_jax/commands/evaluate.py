@@ -125,11 +125,6 @@ def of_folder(folder: Path, weights: "Weights", *, by_position: bool) -> Example
         raise UserError(f"{where}: {error}{hint}") from None
     if not found.items:
         raise UserError(f"{where}: has no files in its class folders")
-    if not (weights.labels or by_position) and set(found.class_names) <= set(layouts.SPLITS):
-        raise UserError(
-            f"{where}: {' and '.join(found.class_names)} seem to be splits, not classes; of one there is "
-            f"folder:DIR/{found.class_names[0]}; if they are the classes, add --classes-by-position"
-        )
 
     def read(number: int) -> "tuple[np.ndarray, int]":
         item = found.items[number]

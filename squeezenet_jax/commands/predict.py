@@ -8,6 +8,7 @@ import argparse
 import io
 import json
 import sys
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 from squeezenet_jax.commands import arguments
@@ -38,12 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.top < 1:
         raise UserError(f"--top: {args.top} is not allowed; it must be at least 1")
-    out = None
-    if args.logits:
-        out = arguments.path_of(args.logits)
-        if out.suffix.lower() != ".npz":  # an image, where the file's name was forgotten
-            raise UserError(f"--logits: {args.logits} is not allowed; it must end in .npz")
-        arguments.check_place("--logits", out)
+    if out := arguments.path_of(args.logits) if args.logits else None:
+        atomic.check_place(out, "--logits")
+        if out.is_file() and out.stat().st_size and not zipfile.is_zipfile(out):  # an image: its own name was forgotten
+            raise UserError(f"--logits: {args.logits} is there and is no .npz; it would be lost")
     compile_forward = arguments.compile_forward(args)
     loaded = arguments.load_weights(args.weights, args)
     labels = arguments.labels_of(args, loaded)

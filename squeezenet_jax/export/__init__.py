@@ -97,8 +97,7 @@ def check_out(out: Path, opset: int | None = None, *, is_int8: bool = False) -> 
     suffix = check_choice(f"OUT {out}: suffix", out.suffix.lower(), INT8_FORMATS if is_int8 else FORMATS)
     if opset is not None and suffix != ".onnx":
         raise UserError(f"opset: {opset} is not allowed; only .onnx has one, and this is a {suffix} file")
-    if out.is_dir() or not out.parent.is_dir():
-        raise UserError(f"OUT {out}: " + ("is a folder" if out.is_dir() else f"there is no folder {out.parent}"))
+    atomic.check_place(out, "OUT")
     return suffix
 
 

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from squeezenet_jax.system import storage
+from squeezenet_jax.system.errors import UserError
 
 MAX_NAME = 255  # bytes, of Linux's and macOS's file systems
 
@@ -36,6 +37,12 @@ def write(path: Path, content: bytes) -> None:
         error.filename, error.filename2 = str(path), None  # a full disk names none, a rename the scratch file
         raise
     storage.saved(path)
+
+
+def check_place(path: Path, field: str) -> None:
+    """Raises `UserError` where there is no folder for the file, before the work that it is for."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"{field} {path}: " + ("is a folder" if path.is_dir() else f"there is no folder {path.parent}"))
 
 
 def remove_left_over(folder: Path) -> None:

@@ -8,6 +8,7 @@ The one rule, for `evaluate`, `model.init_from` and, as far as it concerns a lis
 | the data's are the numbers 0 to K-1              | by number (as numbers: 2 comes before 10)                   |
 | the network has none, as published files do      | by position, the data's names sorted; a note says so.       |
 |                                                  | `UserError` where they sort in two ways: x10, x2 or x2, x10 |
+|                                                  | or are all called as splits are: train, test                |
 | ImageNet's wnids, and its names in a label file  | by position: ImageNet's classes are in the order of wnids   |
 | otherwise                                        | `UserError`, unless by position is asked for                |
 """
@@ -18,7 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from squeezenet_jax.data import archives
+from squeezenet_jax.data import archives, layouts
 from squeezenet_jax.system.errors import UserError
 
 SHOWN = 3  # names of each list in an error
@@ -53,6 +54,11 @@ def match(network: Sequence[str], num_classes: int, data: Sequence[str], *, by_p
             return Matched(numbers, "number")
     if len(data) == num_classes:
         if not network:
+            if layouts.SPLITS.keys() >= set(here):
+                raise UserError(
+                    f"{' and '.join(data)} seem to be splits, not classes, and the weights have no class names; "
+                    "--classes-by-position takes them as classes"
+                )
             if between := _sorted_in_two_ways(here):
                 raise UserError(
                     f"has classes that sort in two ways, as text or by number ({archives.printable(between[0])} before "

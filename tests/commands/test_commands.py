@@ -127,8 +127,8 @@ def test_many_images_have_winograds_convolutions_and_the_same_logits():
 
 def test_predict_logits_are_the_models(network, path, folder, tmp_path):
     images = sorted(folder.glob("*/*.png"))
-    assert run("predict", path, *images, "--logits", tmp_path / "out.npz") == 0
-    with np.load(tmp_path / "out.npz") as result:
+    assert run("predict", path, *images, "--logits", tmp_path / "out.bin") == 0
+    with np.load(tmp_path / "out.bin") as result:
         assert result["logits"].shape == (37, len(CLASSES)) and result["logits"].dtype == np.float32
         assert result["image"].tolist() == [str(image) for image in images]
         np.testing.assert_allclose(result["logits"], reference(network, images), rtol=1e-4, atol=1e-5)
@@ -137,9 +137,11 @@ def test_predict_logits_are_the_models(network, path, folder, tmp_path):
 def test_predict_finds_out_before_its_work_where_logits_cannot_be_put(path, folder, tmp_path, capsys):
     image, other = sorted(folder.glob("*/*.png"))[:2]
     content = image.read_bytes()
-    assert "it must end in .npz" in fails(capsys, "predict", path, "--logits", image, other)
+    assert "is there and is no .npz" in fails(capsys, "predict", path, "--logits", image, other)
     assert image.read_bytes() == content
-    assert "has no folder" in fails(capsys, "predict", "no weights", "--logits", tmp_path / "none" / "l.npz", other)
+    assert "there is no folder" in fails(
+        capsys, "predict", "no weights", "--logits", tmp_path / "none" / "l.npz", other
+    )
 
 
 def test_predict_turns_photographs_and_evaluate_does_as_in_training(network, folder, tmp_path, capsys):
@@ -457,7 +459,7 @@ def test_wrong_commands_end_in_one_line(path, folder, tmp_path, capsys):
         (["convert", path, tmp_path / "b.safetensors", "--labels", tmp_path / "none"], "--labels"),
         (["predict", path, tmp_path / "none.jpg"], "cannot be read as an image"),
         (["predict", path, image, "--top", "0"], "--top"),
-        (["predict", path, image, "--logits", tmp_path / "no" / "out.npz"], "has no folder"),
+        (["predict", path, image, "--logits", tmp_path / "no" / "out.npz"], "there is no folder"),
         (["predict", path, image, "--bypass", "none"], "records its own architecture"),
         (["predict", image, image], "no known format"),
         (["evaluate", path, "digits"], "the network has 6 classes"),

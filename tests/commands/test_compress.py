@@ -83,7 +83,7 @@ def test_kmeans_beats_the_centroids_that_it_begins_with_and_leaves_few_values_al
     ("options", "message"),
     [
         (["o.onnx"], "must end in .sqz or .net"),
-        (["none/o.sqz"], "none/o.sqz has no folder "),
+        (["none/o.sqz"], "none/o.sqz: there is no folder none"),
         (["o.sqz"], "fire6/expand3x3: has 5,184 different weights, and at most 4,095 can be stored"),
         (["o.net", "--bits", "4"], "a .net holds v1.0"),
         (["o.sqz", "--bits", "1"], "--bits: 1 is not allowed; it must be from 2 to 8"),

@@ -142,6 +142,10 @@ def test_pictures_have_classes_where_their_folders_are_the_networks(folder, make
     two = {name: x[..., :2] if name.startswith("conv10") else x for name, x in flatten(six.params).items()}
     known = dataclasses.replace(six, params=unflatten(two), num_classes=2, labels=("hen", "crane"))
     assert pictures_in(tmp_path, known).labels == (1, 0)
+    (tmp_path / "crane").rename(tmp_path / "train")
+    (tmp_path / "hen").rename(tmp_path / "test")
+    splits = pictures_in(tmp_path, dataclasses.replace(known, labels=()))
+    assert splits.labels is None and "test and train seem to be splits, not classes" in splits.notes[0]
 
 
 def test_many_pictures_are_thinned_evenly(make_weights, tmp_path, monkeypatch):
