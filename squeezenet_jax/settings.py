@@ -261,10 +261,6 @@ class Settings:
         if why := not_shared.get(self.model.norm):
             allowed = f"none with model.norm {self.model.norm}, {why}"
             require("compress.share", self.compress.share, self.compress.share == "none", allowed)
-        if self.model.frozen:
-            for name in ("prune", "share"):
-                allowed = f"none with model.freeze {self.model.freeze}, for it changes weights that are frozen"
-                require(f"compress.{name}", value := getattr(self.compress, name), value == "none", allowed)
         self.trace()
 
     def trace(self) -> list[Layer]:

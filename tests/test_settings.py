@@ -130,13 +130,6 @@ def test_imagenet_has_the_solver_that_it_names():
             )
             for norm in ("batch", "group")
         ),
-        *(
-            (
-                {"model__init_from": "w", "model__freeze": "fire2", f"compress__{name}": value},
-                f"compress.{name}: {value} is not allowed; it must be none with model.freeze fire2",
-            )
-            for name, value in (("prune", "uniform"), ("share", "kmeans"))
-        ),
         ({"train__epochs": 2.0}, "optimizer.warmup_epochs: 2.0 .* below train.epochs, which is 2"),
         ({"train__epochs": float("inf")}, "train.epochs: inf is not allowed; it must be finite"),
         ({"model__start": "a\nb" * 1000}, r'model.start: unknown value "a\\nba.*\.\.\."; allowed: init_from, scratch'),

@@ -16,6 +16,7 @@ from squeezenet_jax.runs.checkpoint import Checkpoints
 from squeezenet_jax.runs.directory import RunDirectory, whole_steps
 from squeezenet_jax.settings import Settings
 from squeezenet_jax.system import devices, processes
+from squeezenet_jax.system.fields import require
 from squeezenet_jax.training.compilation import compile_steps
 from squeezenet_jax.training.compression import Constraint
 from squeezenet_jax.training.monitor import Monitor, Reporter
@@ -62,6 +63,10 @@ def check(settings: Settings) -> None:
     train, mesh = settings.train, devices.data_mesh()
     sizes = {"batch_size": (train.batch_size, train.accumulation_steps), "eval_batch_size": (train.eval_batch_size, 1)}
     devices.check_batch_sizes({f"train.{field}": size for field, size in sizes.items()}, mesh)
+    if settings.model.frozen:  # asked here and not of `Settings`, which also stand for the runs that were trained so
+        for name in ("prune", "share"):
+            allowed = f"none with model.freeze {settings.model.freeze}, for it changes weights that are frozen"
+            require(f"compress.{name}", value := getattr(settings.compress, name), value == "none", allowed)
     if settings.model.weights:
         transfer.initial_params(settings.model, settings.data)
     for field in ("train_split", "eval_split"):

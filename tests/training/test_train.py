@@ -366,6 +366,14 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(tiny, tmp_path, field)
         run(tiny(train__accumulation_steps=3), tmp_path)
 
 
+@pytest.mark.parametrize(("name", "value"), [("prune", "uniform"), ("share", "kmeans")])
+def test_frozen_weights_are_neither_pruned_nor_shared(tiny, name, value):
+    settings = tiny(model__init_from="w", model__freeze="fire2", **{f"compress__{name}": value})
+    message = rf"compress\.{name}: {value} is not allowed; it must be none with model.freeze fire2"
+    with pytest.raises(UserError, match=message):
+        train.check(settings)
+
+
 def test_order_and_keys_follow_from_the_runs_seed(tiny, tmp_path, monkeypatch):
     seeds, steps, run_key, batch_at = set(), [], devices.run_key, TrainBatches.batch_at
 
