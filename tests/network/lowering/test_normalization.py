@@ -31,6 +31,15 @@ def test_values_and_gradients_are_those_of_lax(mask):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_long_sum_is_as_exact_as_that_of_lax():
+    """Products of all values at once have errors of 2.3e-6 and, in the variance, 6.9e-4 here."""
+    x = 1 + images(64, 32, 32, 16)
+    _, mean, var = normalization.batch_norm(x, jnp.ones(64), jnp.ones(16), jnp.zeros(16))
+    exact = np.asarray(x, np.float64)
+    np.testing.assert_allclose(mean, exact.mean((0, 1, 2)), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(var, exact.var((0, 1, 2)), rtol=0, atol=2e-6)
+
+
 def test_examples_that_do_not_count_get_no_gradient():
     x, mask = images(4, 3, 3, 6), jnp.asarray([1, 1, 0, 0])
     gradient = jax.grad(lambda x: (normalize(x, SCALE, BIAS, mask) ** 3).sum())(x)
