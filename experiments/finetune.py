@@ -21,6 +21,7 @@ PRESET = "fashion_mnist_64"
 EXPERIMENT = {
     "model.version": "v1.1",
     "model.geometry": "caffe",
+    "model.norm": "none",  # no published weights have one
     "optimizer.name": "adamw",  # the rate is one of adamw's
     "optimizer.peak_lr": 5e-4,
 }

@@ -91,19 +91,31 @@ def _examples(args: argparse.Namespace, weights: "Weights") -> Examples:
     if args.data:
         place = place or "~/tensorflow_datasets"
         return of_dataset(kind, place, args.split or "", weights, by_position=args.classes_by_position)
-    data = _data_of_run(arguments.path_of(args.weights))
-    split = args.split or data["eval_split"]
-    return of_dataset(data["name"], data["dir"], split, weights, by_position=args.classes_by_position)
+    name, directory, split = _data_of_run(arguments.path_of(args.weights), args.split)
+    return of_dataset(name, directory, split, weights, by_position=args.classes_by_position)
 
 
-def _data_of_run(path: Path) -> dict[str, str]:
-    """The settings `data` of a run's directory."""
+def _data_of_run(path: Path, split: str | None) -> tuple[str, str, str]:
+    """(name, directory, split) of the data of the run in `path`; without `split`, that which it was evaluated on.
+
+    Raises `UserError` where they are other data now than the run was begun with, as far as it recorded them.
+    """
+    from squeezenet_jax.data import catalog, fingerprint
     from squeezenet_jax.runs.directory import RunDirectory
 
-    data = RunDirectory(path).read_description().get("settings", {}).get("data") if path.is_dir() else None
+    description = RunDirectory(path).read_description() if path.is_dir() else {}
+    data = description.get("settings", {}).get("data")
     if not isinstance(data, dict) or not {"name", "dir", "eval_split"} <= data.keys():
         raise UserError("DATA: is missing; only a run's directory says what it was evaluated on")
-    return {name: str(data[name]) for name in ("name", "dir", "eval_split")}
+    name, directory, split = str(data["name"]), str(data["dir"]), split or str(data["eval_split"])
+    whole = catalog.parse_split("--split", split, name, catalog.info(name, directory)).name
+    before = ((description.get("inputs") or {}).get("data") or {}).get(whole)
+    if before and before != (now := fingerprint.of_split(name, directory, whole)):
+        raise UserError(
+            f"DATA: the run was begun with other images: {whole} was {before}, now it is {now}; "
+            f"to evaluate on these, name them: {name}:{directory}"
+        )
+    return name, directory, split
 
 
 def of_folder(folder: Path, weights: "Weights", *, by_position: bool) -> Examples:

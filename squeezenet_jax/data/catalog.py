@@ -14,6 +14,7 @@ from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import UserError, unknown
 
 FOLDER = "folder"  # the data.name of images in class folders below data.dir
+NOT_TFDS = ("digits", FOLDER)  # read without tensorflow-datasets: no dataset of its can be reached by these names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,12 @@ def info(name: str, data_dir: str) -> DatasetInfo:
 
 
 def tfds_directory(name: str, data_dir: str) -> Path | None:
-    """The newest version of a dataset (`name`, or `name/config`) below TFDS's directory; None where there is none."""
+    """The newest version of a dataset (`name`, or `name/config`) below TFDS's directory; None where there is none.
+
+    `digits` are scikit-learn's, whatever else has that name.
+    """
+    if name == "digits":
+        return None
     base = _local(data_dir)
     storage.fetch_once(base / name, _describes)
     versions = (base / name).glob("*.*.*/features.json")

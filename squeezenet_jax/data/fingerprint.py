@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from squeezenet_jax.data import catalog, folder
 from squeezenet_jax.settings import DataSettings
+from squeezenet_jax.system.errors import UserError
 
 DIGITS = 16  # of the SHA-256 that are kept
 
@@ -21,20 +22,26 @@ def fingerprint(data: DataSettings) -> dict[str, str]:
     found = catalog.info(data.name, data.dir)
     texts = (getattr(data, field) for field in ("train_split", "eval_split"))
     splits = dict.fromkeys(catalog.parse_split("data", text, data.name, found).name for text in texts)
-    return {
-        split: f"{found.splits[split]} images in {found.num_classes} classes, {_digest(_facts(data, found, split))}"
-        for split in splits
-    }
+    return {split: of_split(data.name, data.dir, split) for split in splits}
 
 
-def _facts(data: DataSettings, found: catalog.DatasetInfo, split: str) -> Iterable[str]:
-    if data.name == catalog.FOLDER:
-        scanned = folder.scan(data.dir)
+def of_split(name: str, directory: str, split: str) -> str:
+    """The words for one whole split, `train`. Raises `UserError` where it is not there."""
+    found = catalog.info(name, directory)
+    facts = _facts(name, directory, found, split)
+    return f"{found.splits[split]} images in {found.num_classes} classes, {_digest(facts)}"
+
+
+def _facts(name: str, data_dir: str, found: catalog.DatasetInfo, split: str) -> Iterable[str]:
+    if name == catalog.FOLDER:
+        scanned = folder.scan(data_dir)
         yield repr(scanned.class_names)
         yield from sorted(f"{item.file_name} {item.label} {item.size}" for item in scanned.splits[split])
         return
-    yield repr((data.name, split, found))
-    directory = catalog.tfds_directory(data.name, data.dir)
+    yield repr((name, split, found))
+    directory = catalog.tfds_directory(name, data_dir)
+    if directory is None and name != "digits":  # known, but not here
+        raise UserError(f"data.dir: {data_dir} has no {name}")
     if directory is not None:
         catalog.fetch_records(directory)
         for path in sorted(directory.iterdir()):

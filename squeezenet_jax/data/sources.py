@@ -141,7 +141,7 @@ def left_out(data: DataSettings) -> tuple[str, ...]:
 
 def _tfds_directory(data: DataSettings) -> Path | None:
     """Where the dataset lies as TFDS has it, prepared now if this program can; None for what TFDS has no part in."""
-    if data.name in ("digits", catalog.FOLDER):
+    if data.name in catalog.NOT_TFDS:
         return None
     from squeezenet_jax.data import tfds_source
 

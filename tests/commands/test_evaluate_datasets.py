@@ -1,6 +1,7 @@
 """`evaluate` on what a run was evaluated on: the same answer as training's own evaluation."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,19 @@ def test_a_run_is_evaluated_again_to_the_same_numbers(on_digits, data, capsys):
     result = json.loads(capsys.readouterr().out)
     assert (result["top1"], result["top5"], result["count"]) == (expected["top1"], expected["top5"], 50)
     assert result["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+def test_a_run_is_not_evaluated_on_other_images_than_it_recorded(on_digits, tmp_path, capsys):
+    run = shutil.copytree(on_digits[0], tmp_path / "run")
+    description = json.loads((run / "run.json").read_text())
+    recorded = description["inputs"]["data"]["test"]
+    assert recorded.startswith("364 images in 10 classes, ")
+    description["inputs"]["data"]["test"] = "365 images in 10 classes, 0123456789abcdef"
+    (run / "run.json").write_text(json.dumps(description))
+    assert main(["evaluate", str(run)]) == 2
+    assert f"test was 365 images in 10 classes, 0123456789abcdef, now it is {recorded}" in capsys.readouterr().err
+    for named in (["digits"], ["--split", "train[:40]"]):  # as asked for, and a split that is as it was
+        assert main(["evaluate", str(run), *named]) == 0
 
 
 def test_another_split_has_other_images(on_digits, capsys):

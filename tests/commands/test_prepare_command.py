@@ -75,6 +75,7 @@ def test_names_the_first_unreadable_files(source, tmp_path, capsys):
         (["Flowers", "--out", "out", "--short-side", "0"], "--short-side: 0 is not allowed; it must be at least"),
         (["Flowers", "--out", "out", "--short-side", "x"], "--short-side: invalid int value"),
         (["Flowers", "--out", "out", "--name", "a-b"], '--name: "a-b" cannot be the name'),
+        (["Flowers", "--out", "out", "--name", "digits"], "--name: digits means other images already"),
         (["Flowers/train", "--out", "out"], "has no split folders; allowed: train/<class>/<image>"),
         (["Flowers", "--out", "Flowers/train/rose/00.jpg"], "cannot be written"),
     ],
@@ -86,6 +87,15 @@ def test_wrong_commands_end_in_one_line(source, tmp_path, capsys, monkeypatch, o
     lines = [line for line in errors.splitlines() if not line.startswith("listing ")]
     assert printed == "" and len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_higher_version_would_be_read_instead(source, tmp_path, capsys):
+    assert run(source, "--out", tmp_path / "out") == 0
+    (tmp_path / "out/flowers/1.0.0").rename(tmp_path / "out/flowers/10.0.0")
+    capsys.readouterr()
+    assert run(source, "--out", tmp_path / "out") == 2
+    assert "flowers/10.0.0: is what would be read, not a 1.0.0" in capsys.readouterr().err
+    assert not (tmp_path / "out/flowers/1.0.0").exists()
 
 
 def test_interrupted_it_says_how_to_continue_and_does(tmp_path):

@@ -13,9 +13,10 @@ from tiny_settings import TINY
 
 from experiments import base
 from squeezenet_jax import weights
-from squeezenet_jax.data import folder
+from squeezenet_jax.data import fingerprint, folder
 from squeezenet_jax.experiment import planning, sweep
 from squeezenet_jax.experiment.progress import Progress
+from squeezenet_jax.settings import DataSettings
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import Preprocessing, Weights
 from squeezenet_jax.weights.bundle import parameter_shapes, unflatten
@@ -88,6 +89,12 @@ def test_another_spelling_of_the_same_data_is_no_difference(fake_training, pictu
     assert len(fake_training) == 2
     shutil.copytree(workdir, tmp_path / "elsewhere")
     assert run(plan("copy"), tmp_path / "elsewhere") == ["done", "done"]
+
+
+def test_a_known_dataset_that_is_not_here_is_no_other_one(tmp_path):
+    """A finished workdir is opened where its data were never prepared, or no longer are."""
+    with pytest.raises(UserError, match=r"data\.dir: .* has no cifar10"):
+        fingerprint.fingerprint(DataSettings(name="cifar10", dir=str(tmp_path), num_classes=10, eval_split="test"))
 
 
 def test_a_report_needs_no_data(fake_training, pictures, tmp_path):

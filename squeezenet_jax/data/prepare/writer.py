@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from squeezenet_jax.data import archives, layouts
+from squeezenet_jax.data import archives, catalog, layouts
 from squeezenet_jax.data.layouts import Collection, Item
 from squeezenet_jax.data.prepare import metadata
 from squeezenet_jax.data.prepare.metadata import Summary
@@ -84,6 +84,9 @@ def prepare(
         raise UserError(f"--short-side: {short_side} is not allowed; it must be at least {MIN_SHORT_SIDE} (px)")
     kind = layouts.detect(source)
     name = _check_name(layouts.default_name(source, kind) if name is None else name)
+    newest = catalog.tfds_directory(name, str(out))
+    if newest is not None and _number(newest.name) > _number(VERSION):
+        raise UserError(f"{newest}: is what would be read, not a {VERSION} beside it; give another --name or --out")
     work = out / name / f"incomplete.{VERSION}"
     job = _Job(source, kind, name, work, out / name / VERSION, short_side, shard_bytes, report)
     try:
@@ -252,7 +255,13 @@ def _lines(path: Path) -> tuple[str, ...]:
     return tuple(path.read_text(encoding="utf-8").split("\n")[:-1]) if path.exists() else ()
 
 
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
 def _check_name(name: str) -> str:
+    if name in catalog.NOT_TFDS:
+        raise UserError(f"--name: {name} means other images already; give another --name")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(
             f'--name: "{archives.printable(name)}" cannot be the name of a TFDS data set; allowed: lower-case letters, '
