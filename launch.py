@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
     whole = asked.plan(recorded=recorded_config(workdir) if REPORT.value else None)
     tuned = asked.tuning(whole)
     whole = (tuned.trials if TRIALS.value else tuned.sweep) if tuned else whole
-    plan = whole.only(ONLY.value) if ONLY.value else whole
+    plan = whole if ONLY.value is None else whole.only(ONLY.value)
     if on_slurm:
         storage.local_only(place, "--workdir", "Slurm's nodes need a shared folder")
     stop = StopRequest()

@@ -56,6 +56,7 @@ TWO_PROCESSES = ("--coordinator=127.0.0.1:9", "--num-processes=2", "--process-id
         (["--config", BYPASS, "--config.data.eval_split=tset"], ["data.eval_split", "train, test", '"test"']),
         (["--config", BYPASS, "--config.data.image_size=4"], ["data.image_size: 4", "at least 7"]),
         (["--config", BYPASS, "--config.data.num_classes=100"], ["data.num_classes: 100", "digits", "10"]),
+        (["--config", BYPASS, "--only="], ["--only", 'unknown value ""', "bypass, seed"]),
         (["--config", BYPASS, "--only", "bypass=simpel"], ["--only bypass", "none, simple, complex", '"simple"']),
         (["--config", BYPASS, "--wrokdir", "x"], ["wrokdir", "workdir"]),
         (["--config", BYPASS, "--trials"], ["--trials: is for --tune only"]),

@@ -25,7 +25,9 @@ TABLE_1 = {
 DENSE = "conv1"  # it sees the pixels and has one weight in a hundred; Table 1 keeps all of it
 
 
-def densities(policy: str, density: float, kernels: Mapping[str, np.ndarray]) -> dict[str, float]:
+def densities(
+    policy: str, density: float, kernels: Mapping[str, np.ndarray], progress: float = 1.0
+) -> dict[str, float]:
     """The share of its weights that each layer keeps; conv1 keeps all.
 
     Arguments:
@@ -33,9 +35,11 @@ def densities(policy: str, density: float, kernels: Mapping[str, np.ndarray]) ->
         SqueezeNet's authors kept, whatever the density.
       density: the share that is kept of all weights but conv1's.
       kernels: by layer.
+      progress: the share of a gradual pruning that is done.
     """
     if check_choice("policy", policy, POLICIES) == "table1":
-        return {name: TABLE_1.get(name, 1.0) for name in kernels}
+        return {name: scheduled(TABLE_1.get(name, 1.0), progress) for name in kernels}
+    density = scheduled(density, progress)
     prunable = {name: np.abs(kernel) for name, kernel in kernels.items() if name != DENSE}
     if policy == "uniform" or not prunable:
         return {name: density if name in prunable else 1.0 for name in kernels}

@@ -32,7 +32,7 @@ class Workdir:
     swept: tuple[str, ...] | None  # None: the first version did not write it
     baseline: str  # "": an earlier version did not write it, nor what was planned
     margin: float  # percentage points: the smallest difference that matters
-    is_tuned: bool  # whether each setting has its own recipe, chosen by --tune
+    tuning: Mapping[str, Any]  # from what --tune chose each setting's recipe; empty: all share one
     planned: Mapping[str, Mapping[str, Any]]  # by a run's name, in the order of the sweep: its other settings
 
 
@@ -105,7 +105,7 @@ def _read(path: Path) -> Workdir:
             tuple(manifest["sweep"]) if "sweep" in manifest else None,
             str(manifest.get("baseline", "")),
             float(manifest.get("margin", MARGIN)),
-            bool(manifest.get("tuning")),
+            dict(manifest.get("tuning", {})),
             {name: dict(own) for name, own in manifest.get("runs", {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -147,9 +147,13 @@ def _baseline(members: Sequence[Workdir], asked: str, runs: Sequence[report.Run]
 
 def _check_same_experiment(a: Workdir, b: Workdir) -> None:
     """Raises `UserError` where what is swept, or a setting that all runs share, is not the same."""
-    if a.is_tuned != b.is_tuned:
-        tuned, shared = (a.path, b.path) if a.is_tuned else (b.path, a.path)
+    if bool(a.tuning) != bool(b.tuning):
+        tuned, shared = (a.path, b.path) if a.tuning else (b.path, a.path)
         raise UserError(f"WORKDIR: {tuned} holds runs of --tune, {shared} runs whose settings share one recipe")
+    for key in a.tuning.keys() | b.tuning.keys():  # the report says it once for all
+        x, y = (each.tuning.get(key) for each in (a, b))
+        if x != y:
+            raise UserError(f"WORKDIR: {a.path} and {b.path} were tuned otherwise: {key} is {x} and {y}")
     swept = [[key for key in each.swept or () if key != SEED] for each in (a, b)]
     if a.swept and b.swept and swept[0] != swept[1]:
         raise UserError(f"WORKDIR: {a.path} sweeps {', '.join(swept[0])}, {b.path} {', '.join(swept[1])}")

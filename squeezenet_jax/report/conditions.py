@@ -86,7 +86,7 @@ def summary(comparison: Comparison) -> str:
 
 
 def differences(comparison: Comparison) -> list[str]:
-    """A sentence each for the code revision, the devices and the packages that the runs' starts do not share.
+    """A sentence each for what the runs, or their starts, do not share: images, code revision, devices and packages.
 
     Before them what is to be known of how the recipe was chosen.
     """
@@ -97,11 +97,13 @@ def differences(comparison: Comparison) -> list[str]:
         "devices": _devices,
         "packages": lambda start: _versions(start, packages) if "versions" in start else "",
     }
+    found = {"images that could not be evaluated": _left_out(comparison)}
+    found |= {name: [(run, text(start)) for run, start in starts] for name, text in what.items()}
     sentences = tuning.cautions(comparison)
-    for name, text in what.items():
+    for name, values in found.items():
         runs_by_value: dict[str, list[str]] = {}
-        for run, start in starts:
-            if value := text(start):
+        for run, value in values:
+            if value:
                 runs_by_value.setdefault(value, []).append(run)
         *few, (usual, _) = sorted(runs_by_value.items(), key=lambda item: len(item[1])) or [("", [])]
         if few:
@@ -135,6 +137,16 @@ def environment(comparison: Comparison) -> dict[str, list[str]]:
         "versions": [", ".join(f"{package} {' or '.join(values)}" for package, values in packages.items())],
     }
     return {name: values for name, texts in found.items() if (values := [*dict.fromkeys(filter(None, texts))])}
+
+
+def _left_out(comparison: Comparison) -> list[tuple[str, str]]:
+    """(run, how many images of its evaluation split are not in its accuracy) of the runs that count."""
+    return [
+        (f"{run.setting},seed={run.seed}", f"{run.images['eval'] - run.result['count']:,.0f}")
+        for row in comparison.rows
+        for run in row.runs
+        if run.result and run.images
+    ]
 
 
 def _starts(comparison: Comparison) -> list[tuple[str, Mapping[str, Any]]]:

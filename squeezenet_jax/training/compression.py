@@ -64,8 +64,8 @@ class Constraint:
         """Parameters and codes, NumPy arrays, as they are from there on: a function of the arguments alone."""
         kernels, code = _kernels(params), _kernels(codes)
         if step in self._prunings():
-            density = pruning.scheduled(self.settings.density, self._prunings()[step])
-            kept = pruning.densities(self.settings.prune, density, kernels)
+            progress = self._prunings()[step]
+            kept = pruning.densities(self.settings.prune, self.settings.density, kernels, progress)
             kernels = {name: sharing.prune(kernel, kept[name]) for name, kernel in kernels.items()}
             code = {name: np.where(kernel == 0, 0, FREE) for name, kernel in kernels.items()}
         if step == self._lifted():
@@ -91,7 +91,8 @@ class Constraint:
         return self._step(self.settings.share_from) if self.settings.share != "none" else None
 
     def _step(self, share_of_training: float) -> int:
-        return round(share_of_training * self.total_steps)
+        """Before which step; a constraint holds in one step at least."""
+        return min(round(share_of_training * self.total_steps), self.total_steps - 1)
 
 
 def _kernels(tree: Any) -> dict[str, Any]:

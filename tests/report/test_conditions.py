@@ -72,6 +72,16 @@ def test_runs_that_were_not_started_alike_are_named(tmp_path: Path) -> None:
         assert sentence in texts["html"]
 
 
+def test_runs_that_were_not_evaluated_on_as_many_images_are_named() -> None:
+    """Files that one machine could not read: the accuracies are of other images."""
+    runs = [dataclasses.replace(with_conditions(run), images={"train": 1200, "eval": 1000}) for run in runs_of()]
+    assert runs[5].final
+    runs[5] = dataclasses.replace(runs[5], final={**runs[5].final, "count": 998})
+    assert conditions.differences(compare("bypass", "digits", BASE, runs)) == [
+        "The runs differ in images that could not be evaluated: 2 (bypass=simple,seed=1); the others 0."
+    ]
+
+
 def test_what_the_commonest_class_would_score_is_said_and_who_does_not_exceed_it_is_noted(tmp_path: Path) -> None:
     """TOP1 of "simple" is 0.972, 0.964, 0.975, 0.966."""
     runs = [dataclasses.replace(run, majority=0.966) for run in runs_of(simple0="diverged")]

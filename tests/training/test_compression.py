@@ -65,6 +65,34 @@ def test_table_1_keeps_as_many_parameters_as_the_paper_says():
     assert total == pytest.approx(421_098, rel=0.01)
 
 
+def test_table_1_is_reached_gradually_too():
+    params = random_params(width=0.25)
+    constraint = Constraint(CompressSettings(prune="table1"), 100)
+    codes, kept = constraint.begin(params), []
+    for step in range(100):
+        if constraint.changes(step):
+            params, codes = constraint.change(step, params, codes)
+            kept.append(float(np.mean(codes["conv10"]["kernel"] != 0)))
+    assert kept == pytest.approx([pruning.scheduled(0.2, i / 10) for i in range(1, 11)], abs=1e-4)
+
+
+@pytest.mark.parametrize("total", [1, 9])
+def test_what_begins_with_the_last_step_is_not_left_out(total):
+    """Rounded, the times fall behind it: nothing would be removed, lifted or shared, without a word."""
+    late = {"prune_from": 0.99, "prune_until": 0.99}
+    shared = CompressSettings(prune="uniform", density=0.5, share="kmeans", bits=2, share_from=0.99, **late)
+    for settings in (shared, CompressSettings(prune="uniform", density=0.5, dense_from=0.99, **late)):
+        constraint, params = Constraint(settings, total), random_params(width=0.25)
+        codes = constraint.begin(params)
+        assert [step for step in range(total) if constraint.changes(step)] == [total - 1]
+        params, codes = constraint.change(total - 1, params, codes)
+        assert np.mean(params["conv10"]["kernel"] == 0) == pytest.approx(0.5, abs=0.01)
+        if settings.share == "kmeans":
+            assert len(np.unique(params["conv10"]["kernel"])) <= 4
+        else:
+            assert (codes["conv10"]["kernel"] != 0).all()
+
+
 def test_one_threshold_for_all_layers_keeps_the_largest_weights_of_the_network():
     params = random_params(width=0.25)
     constraint = Constraint(CompressSettings(prune="global", density=0.3), 10)
