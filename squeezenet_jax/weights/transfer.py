@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from squeezenet_jax import weights
-from squeezenet_jax.data import catalog
+from squeezenet_jax.data import catalog, fingerprint
 from squeezenet_jax.network.architecture import Architecture, with_geometry
+from squeezenet_jax.runs.directory import RunDirectory
 from squeezenet_jax.settings import DataSettings, ModelSettings
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import bundle, classes
@@ -49,6 +50,29 @@ def initial_params(model: ModelSettings, data: DataSettings) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"model.init_from: {model.weights} cannot be the start of this network: {error}") from None
     return params
+
+
+def check_unseen(model: ModelSettings, data: DataSettings) -> None:
+    """Raises `UserError` where `model.init_from` is a run that was trained on images of `data.eval_split`.
+
+    As far as it recorded them, and that they are the same images. A file that was made from a run does not say it.
+    """
+    description = RunDirectory(Path(model.weights)).read_description()
+    theirs, inputs = description.get("settings", {}).get("data", {}), description.get("inputs") or {}
+    if data.allow_overlap or "train_split" not in theirs:
+        return
+    ours = catalog.parse_split("data.eval_split", data.eval_split, data.name, catalog.info(data.name, data.dir))
+    if inputs.get("data", {}).get(ours.name) != fingerprint.of_split(data.name, data.dir, ours.name):
+        return
+    about = description["dataset"]
+    dataset = catalog.DatasetInfo(about["splits"], about["num_classes"], about["channels"])
+    seen = catalog.parse_split("data.train_split", theirs["train_split"], theirs["name"], dataset)
+    if shared := seen.shared_with(ours):
+        raise UserError(
+            f"data.eval_split: {data.eval_split} shares {shared:,} image{'s' if shared > 1 else ''} with "
+            f"{theirs['train_split']}, which model.init_from was trained on; accuracy on them says nothing "
+            "(data.allow_overlap=True evaluates them all the same)"
+        )
 
 
 def load(model: ModelSettings) -> weights.Weights:

@@ -1,6 +1,7 @@
 """Starting a training from weights: what is taken over, what is refused, what stays frozen."""
 
 import dataclasses
+import json
 import types
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from squeezenet_jax import weights
+from squeezenet_jax.data import catalog, fingerprint
 from squeezenet_jax.runs.directory import RunDirectory
 from squeezenet_jax.system import devices
 from squeezenet_jax.system.errors import UserError
@@ -195,6 +197,30 @@ def test_the_same_kernels_at_other_places_are_refused(tiny, part, changes):
     transfer._check_geometry(ours, ours, "same")
     with pytest.raises(UserError, match=part):
         transfer._check_geometry(theirs, ours, "same")
+
+
+def test_a_run_that_was_trained_on_what_is_held_out_now_is_no_start(tiny, tmp_path):
+    """Its accuracy would be one on training images."""
+    before = tiny(data__train_split="train[:1000]", data__eval_split="train[1000:]")
+    inputs = {"data": fingerprint.fingerprint(before.data)}
+    run = {"settings": {"data": dataclasses.asdict(before.data)}, "inputs": inputs}
+    run["dataset"] = dataclasses.asdict(catalog.info("digits", ""))
+    tmp_path.joinpath("run.json").write_text(json.dumps(run))
+
+    def check(**changes):
+        settings = tiny(model__init_from=str(tmp_path), **changes)
+        transfer.check_unseen(settings.model, settings.data)
+
+    with pytest.raises(
+        UserError, match=r"eval_split: train\[900:\] shares 100 images with train\[:1000\], which"
+    ):
+        check(data__train_split="train[:900]", data__eval_split="train[900:]")
+    check(data__train_split="train[:900]", data__eval_split="train[900:]", data__allow_overlap=True)
+    check(data__train_split="train[:1000]", data__eval_split="train[1000:]")
+    check(data__eval_split="test")  # which the run did not read
+    run["inputs"] = {"data": {"train": "1433 images in 10 classes, 0123456789abcdef"}}  # others
+    tmp_path.joinpath("run.json").write_text(json.dumps(run))
+    check(data__train_split="train[:900]", data__eval_split="train[900:]")
 
 
 def test_a_digest_is_of_values_shapes_and_class_names_but_not_of_the_place(tiny, monkeypatch):
