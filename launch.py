@@ -262,7 +262,9 @@ def _experiment_argument(argv: list[str]) -> tuple[int, str, str]:
     for place, (arg, following) in enumerate(zip(argv, [*argv[1:], ""], strict=True)):
         name, equals, value = arg.partition("=")
         if place and name in CONFIG_FLAGS:
-            path, _, preset = (value if equals else following).partition(":")
+            path, colon, preset = (value if equals else following).partition(":")
+            if colon and not preset:
+                raise UserError(f"--config: {path}: names no preset; leave out the colon for its default")
             return place if equals else place + 1, path, preset
     raise UserError("--config is missing; example: python launch.py --config experiments/bypass.py")
 

@@ -46,6 +46,7 @@ TWO_PROCESSES = ("--coordinator=127.0.0.1:9", "--num-processes=2", "--process-id
         (["--config", "experiments/bypas.py"], ["experiments/bypas.py", f'did you mean "{BYPASS}"']),
         (["--config", "experiments/base.py"], ["experiments/base.py is not an experiment"]),
         (["--config", BYPASS, f"--config={BYPASS}:cifar10_32"], ["--config: is given more than once"]),
+        (["--config", f"{BYPASS}:"], [f"--config: {BYPASS}: names no preset"]),
         (["--config", f"{BYPASS}:digit"], ["preset", '"digit"', "digits, fashion_mnist", 'did you mean "digits"']),
         (["--config", BYPASS, "--config.optimizer.peak_lrr=1"], ['did you mean "optimizer.peak_lr"']),
         (["--config", BYPASS, "--config.optimizer={'a': 1}"], ['unknown value "optimizer"']),

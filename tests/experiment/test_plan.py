@@ -1,5 +1,7 @@
 """Experiments of one's own: whatever a sweep may hold has a name, a folder and a way to be selected."""
 
+import random
+import sys
 import types
 from pathlib import Path
 
@@ -194,13 +196,18 @@ def test_an_experiment_that_cannot_be_imported_is_one_line(tmp_path):
         ),
         ("def get_config(): return None", r"get_config of .*own\.py fails \(AttributeError: 'NoneType' .* 'to_dict'\)"),
         ("def sweep(): yield {'seed': 1 / 0}", r"sweep\(\) of own: fails \(ZeroDivisionError: .*; own\.py, line 1\)"),
+        ("BASELINE = 'none'", r"BASELINE of .*own\.py must be a mapping with settings as keys, not 'none'"),
+        ("REQUIRED = ['model.init_from']", r"REQUIRED of .*own\.py must be a mapping .*, not \['model\.init_from'\]"),
+        ("MARGINS = 1", r"own\.py has a MARGINS, which has no meaning; did you mean \"MARGIN\"\?"),
+        ("TUNES = {}", r"own\.py has a TUNES, which has no meaning; did you mean \"TUNE\"\?"),
+        ("sweep = [{}]", r"sweep of .*own\.py must be a function"),
         ("def sweep(): return None", r"sweep\(\) of own: gives no mappings of settings \(TypeError: .* not iterable\)"),
     ],
 )
 def test_whatever_an_experiment_raises_is_one_line_that_says_where(tmp_path, code, message):
     path = tmp_path / "own.py"
     path.write_text(
-        code + "\nfrom experiments import base\nBASELINE = {}\n"
+        code + "\nfrom experiments import base\nif 'BASELINE' not in globals(): BASELINE = {}\n"
         "if 'get_config' not in globals(): get_config = lambda: base.get_config('digits')\n"
         "if 'sweep' not in globals(): sweep = lambda: [{}]\n"
     )
@@ -209,6 +216,18 @@ def test_whatever_an_experiment_raises_is_one_line_that_says_where(tmp_path, cod
         preset, config = planning.get_config(module, str(path), "")
         planning.plan(module, preset, planning.unflatten(config), ())
     assert "\n" not in str(caught.value)
+
+
+def test_an_experiment_may_have_dataclasses_with_annotations_as_text(tmp_path):
+    """dataclasses look up their module by its name, which may be that of one of Python's."""
+    path = tmp_path / "random.py"
+    path.write_text(
+        "from __future__ import annotations\nimport dataclasses\nfrom experiments import base\n"
+        "@dataclasses.dataclass\nclass Row:\n    width: float\n"
+        "BASELINE = {}\nget_config = base.get_config\nsweep = lambda: [{'model.width': Row(0.25).width}]\n"
+    )
+    assert planning.load_experiment(str(path)).sweep() == [{"model.width": 0.25}]
+    assert sys.modules["random"] is random
 
 
 def test_an_experiment_is_found_below_the_launcher_too(tmp_path, monkeypatch):

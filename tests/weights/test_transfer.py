@@ -211,9 +211,7 @@ def test_a_run_that_was_trained_on_what_is_held_out_now_is_no_start(tiny, tmp_pa
         settings = tiny(model__init_from=str(tmp_path), **changes)
         transfer.check_unseen(settings.model, settings.data)
 
-    with pytest.raises(
-        UserError, match=r"eval_split: train\[900:\] shares 100 images with train\[:1000\], which"
-    ):
+    with pytest.raises(UserError, match=r"eval_split: train\[900:\] shares 100 images with train\[:1000\], which"):
         check(data__train_split="train[:900]", data__eval_split="train[900:]")
     check(data__train_split="train[:900]", data__eval_split="train[900:]", data__allow_overlap=True)
     check(data__train_split="train[:1000]", data__eval_split="train[1000:]")
