@@ -106,8 +106,8 @@ ADAMW: Group = {
     "optimizer.clip_norm": 1.0,
     **PLAIN,
 }
-# The one part of a recipe that was worth it on small images (RESULTS.md). With it, too, ADAMW's rate was the best of
-# four for v1.1 on CIFAR-10, judged on a part of the training images.
+# Of the parts of a recipe that were tried on CIFAR-10, the one that was worth it (RESULTS.md). With it, too, ADAMW's
+# rate was the best of four for v1.1 at full width, judged on a part of the training images.
 NORMALISED: Group = {
     "model.norm": "batch",
     **ADAMW,
@@ -263,8 +263,8 @@ PRESETS: dict[str, Group] = {
         **CAFFE_PIXELS,
         **DEEPSCALE,
     },
-    # The same network, crops and epochs with what was worth it on small images (RESULTS.md). It was not run at
-    # this scale: its rate is of batches of 64.
+    # The same with batch normalisation, the initialiser and solver of cifar10_best, and torchvision's pixels. It was
+    # not run at this scale: the rate is of batches of 64.
     "imagenet_modern": {
         **IMAGENET,
         **LSUV,

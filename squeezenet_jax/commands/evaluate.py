@@ -11,7 +11,7 @@ import contextlib
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -91,31 +91,33 @@ def _examples(args: argparse.Namespace, weights: "Weights") -> Examples:
     if args.data:
         place = place or "~/tensorflow_datasets"
         return of_dataset(kind, place, args.split or "", weights, by_position=args.classes_by_position)
-    name, directory, split = _data_of_run(arguments.path_of(args.weights), args.split)
-    return of_dataset(name, directory, split, weights, by_position=args.classes_by_position)
-
-
-def _data_of_run(path: Path, split: str | None) -> tuple[str, str, str]:
-    """(name, directory, split) of the data of the run in `path`; without `split`, that which it was evaluated on.
-
-    Raises `UserError` where they are other data now than the run was begun with, as far as it recorded them.
-    """
-    from squeezenet_jax.data import catalog, fingerprint
     from squeezenet_jax.runs.directory import RunDirectory
 
+    path = arguments.path_of(args.weights)
     description = RunDirectory(path).read_description() if path.is_dir() else {}
     data = description.get("settings", {}).get("data")
     if not isinstance(data, dict) or not {"name", "dir", "eval_split"} <= data.keys():
         raise UserError("DATA: is missing; only a run's directory says what it was evaluated on")
-    name, directory, split = str(data["name"]), str(data["dir"]), split or str(data["eval_split"])
+    name, directory, split = str(data["name"]), str(data["dir"]), args.split or str(data["eval_split"])
+    examples = of_dataset(name, directory, split, weights, by_position=args.classes_by_position)
+    _compare((description.get("inputs") or {}).get("data") or {}, name, directory, split)
+    return examples
+
+
+def _compare(recorded: Mapping[str, str], name: str, directory: str, split: str) -> None:
+    """Raises `UserError` where a run's data are other images than it was begun with, as far as it recorded them."""
+    from squeezenet_jax.data import catalog, fingerprint
+
     whole = catalog.parse_split("--split", split, name, catalog.info(name, directory)).name
-    before = ((description.get("inputs") or {}).get("data") or {}).get(whole)
-    if before and before != (now := fingerprint.of_split(name, directory, whole)):
+    now = fingerprint.of_split(name, directory, whole)
+    before = recorded.get(whole, now)
+    if fingerprint.surely_differ(name, before, now):
         raise UserError(
             f"DATA: the run was begun with other images: {whole} was {before}, now it is {now}; "
-            f"to evaluate on these, name them: {name}:{directory}"
+            "say which to evaluate on"
         )
-    return name, directory, split
+    if before != now:
+        print(f"note: {whole} was {before} when the run began, now it is {now}: prepared again?", file=sys.stderr)
 
 
 def of_folder(folder: Path, weights: "Weights", *, by_position: bool) -> Examples:

@@ -14,7 +14,7 @@ from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import UserError, unknown
 
 FOLDER = "folder"  # the data.name of images in class folders below data.dir
-NOT_TFDS = ("digits", FOLDER)  # read without tensorflow-datasets: no dataset of its can be reached by these names
+NOT_TFDS = ("digits", FOLDER)  # read without tensorflow-datasets: none of its datasets can be reached by these names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,17 +65,28 @@ def info(name: str, data_dir: str) -> DatasetInfo:
 
 
 def tfds_directory(name: str, data_dir: str) -> Path | None:
-    """The newest version of a dataset (`name`, or `name/config`) below TFDS's directory; None where there is none.
-
-    `digits` are scikit-learn's, whatever else has that name.
-    """
-    if name == "digits":
+    """The newest version of a dataset (`name`, or `name/config`) below TFDS's directory; None where there is none."""
+    if name in NOT_TFDS:
         return None
     base = _local(data_dir)
     storage.fetch_once(base / name, _describes)
     versions = (base / name).glob("*.*.*/features.json")
-    by_number = {tuple(map(int, path.parent.name.split("."))): path.parent for path in versions if _is_version(path)}
+    by_number = {version(path.parent): path.parent for path in versions if _is_version(path)}
     return by_number[max(by_number)] if by_number else None
+
+
+def version(directory: Path) -> tuple[int, ...]:
+    """That which a version's directory is named after, 1.10.0, so that it can be compared."""
+    return tuple(map(int, directory.name.split(".")))
+
+
+def absent(name: str, data_dir: str) -> UserError:
+    """For a known dataset that is not on this disk."""
+    base = _local(data_dir)
+    return UserError(
+        f"data.dir: {base} has no {name}; prepare it there: python -m squeezenet_jax prepare SOURCE --name {name} "
+        f"--out {base}"
+    )
 
 
 def fetch_records(directory: Path) -> None:

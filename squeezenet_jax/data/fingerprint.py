@@ -9,7 +9,6 @@ from collections.abc import Iterable
 
 from squeezenet_jax.data import catalog, folder
 from squeezenet_jax.settings import DataSettings
-from squeezenet_jax.system.errors import UserError
 
 DIGITS = 16  # of the SHA-256 that are kept
 
@@ -17,7 +16,7 @@ DIGITS = 16  # of the SHA-256 that are kept
 def fingerprint(data: DataSettings) -> dict[str, str]:
     """By split: "1433 images in 10 classes, 9f86d081884c7d65", of the splits that the run trains on and evaluates.
 
-    Equal for the same images under the same names and labels. Raises `UserError` where the data are not there.
+    Equal for the same files. Raises `UserError` where the data are not there.
     """
     found = catalog.info(data.name, data.dir)
     texts = (getattr(data, field) for field in ("train_split", "eval_split"))
@@ -32,6 +31,14 @@ def of_split(name: str, directory: str, split: str) -> str:
     return f"{found.splits[split]} images in {found.num_classes} classes, {_digest(facts)}"
 
 
+def surely_differ(name: str, before: str, now: str) -> bool:
+    """Whether two fingerprints of a split of the dataset `name` are of other images.
+
+    The same images that were prepared twice can lie in other files, so there numbers of images and classes decide.
+    """
+    return before != now and (name == catalog.FOLDER or before.partition(",")[0] != now.partition(",")[0])
+
+
 def _facts(name: str, data_dir: str, found: catalog.DatasetInfo, split: str) -> Iterable[str]:
     if name == catalog.FOLDER:
         scanned = folder.scan(data_dir)
@@ -40,8 +47,8 @@ def _facts(name: str, data_dir: str, found: catalog.DatasetInfo, split: str) -> 
         return
     yield repr((name, split, found))
     directory = catalog.tfds_directory(name, data_dir)
-    if directory is None and name != "digits":  # known, but not here
-        raise UserError(f"data.dir: {data_dir} has no {name}")
+    if directory is None and name not in catalog.NOT_TFDS:
+        raise catalog.absent(name, data_dir)
     if directory is not None:
         catalog.fetch_records(directory)
         for path in sorted(directory.iterdir()):

@@ -46,10 +46,7 @@ def prepared(name: str, data_dir: str) -> Path:
             tfds_builders.prepare_fashion_mnist(base)
         directory = catalog.tfds_directory(name, data_dir)
     if directory is None:
-        raise UserError(
-            f"data.dir: {base} has no {name}; prepare it there: python -m squeezenet_jax prepare SOURCE --name {name} "
-            f"--out {base}"
-        )
+        raise catalog.absent(name, data_dir)
     catalog.fetch_records(directory)
     return directory
 

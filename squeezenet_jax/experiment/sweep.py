@@ -106,6 +106,8 @@ def run_one(
     from squeezenet_jax.data import labels
     from squeezenet_jax.training import train
 
+    distributions = labels.distributions(planned.settings.data)  # before the inputs: it may prepare the images
+    inputs = _inputs_if_here(planned.settings.data, planned.settings.model.weights)
     directory.begin(
         {
             "experiment": plan.experiment,
@@ -113,10 +115,10 @@ def run_one(
             "overrides": dict(planned.overrides),
             **({"tuning": dict(planned.tuning)} if planned.tuning else {}),
             "settings": dataclasses.asdict(planned.settings),
-            "inputs": _inputs(planned.settings.data, planned.settings.model.weights),
+            "inputs": inputs,
             "init_from": train.origin(planned.settings),
             "dataset": dataclasses.asdict(catalog.info(planned.settings.data.name, planned.settings.data.dir)),
-            "labels": labels.distributions(planned.settings.data),
+            "labels": distributions,
             "command": sys.argv,
         }
     )
@@ -196,7 +198,7 @@ def check_inputs(plan: Plan, workdir: Path) -> None:
     """
     for planned in (*plan.runs, *plan.others):
         before = RunDirectory(workdir / planned.name).read_description().get("inputs")
-        now = _inputs(planned.settings.data, planned.settings.model.weights) if before else None
+        now = _inputs_if_here(planned.settings.data, planned.settings.model.weights) if before else None
         if before and now:
             here, there = flatten(now), flatten(before)
             for key in here | there:
@@ -207,17 +209,22 @@ def check_inputs(plan: Plan, workdir: Path) -> None:
                     )
 
 
-@functools.lru_cache(maxsize=64)  # a sweep's runs share theirs
-def _inputs(data: settings.DataSettings, weights: str) -> dict[str, Any] | None:
-    """What the images and the weights file of a run hold; None where they are not there."""
+def _inputs_if_here(data: settings.DataSettings, weights: str) -> dict[str, Any] | None:
+    """`_inputs`; None where they are not there, by now."""
     try:
-        found: dict[str, Any] = {"data": fingerprint.fingerprint(data)}
-        if weights:
-            from squeezenet_jax.weights import transfer  # jax
-
-            found["weights"] = transfer.digest(settings.ModelSettings(init_from=weights))
+        return _inputs(data, weights)
     except UserError:
         return None
+
+
+@functools.lru_cache(maxsize=64)  # a sweep's runs share theirs
+def _inputs(data: settings.DataSettings, weights: str) -> dict[str, Any]:
+    """What the images and the weights file of a run hold."""
+    found: dict[str, Any] = {"data": fingerprint.fingerprint(data)}
+    if weights:
+        from squeezenet_jax.weights import transfer  # jax
+
+        found["weights"] = transfer.digest(settings.ModelSettings(init_from=weights))
     return found
 
 

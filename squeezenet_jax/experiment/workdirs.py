@@ -150,10 +150,10 @@ def _check_same_experiment(a: Workdir, b: Workdir) -> None:
     if bool(a.tuning) != bool(b.tuning):
         tuned, shared = (a.path, b.path) if a.tuning else (b.path, a.path)
         raise UserError(f"WORKDIR: {tuned} holds runs of --tune, {shared} runs whose settings share one recipe")
-    for key in a.tuning.keys() | b.tuning.keys():  # the report says it once for all
+    for key in {**a.tuning, **b.tuning}:  # the report says it once for all
         x, y = (each.tuning.get(key) for each in (a, b))
         if x != y:
-            raise UserError(f"WORKDIR: {a.path} and {b.path} were tuned otherwise: {key} is {x} and {y}")
+            raise UserError(f"WORKDIR: {a.path} and {b.path} were tuned differently: {key} is {x} and {y}")
     swept = [[key for key in each.swept or () if key != SEED] for each in (a, b)]
     if a.swept and b.swept and swept[0] != swept[1]:
         raise UserError(f"WORKDIR: {a.path} sweeps {', '.join(swept[0])}, {b.path} {', '.join(swept[1])}")

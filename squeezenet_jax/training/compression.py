@@ -91,7 +91,7 @@ class Constraint:
         return self._step(self.settings.share_from) if self.settings.share != "none" else None
 
     def _step(self, share_of_training: float) -> int:
-        """Before which step; a constraint holds in one step at least."""
+        """Before which step; a time that rounds to the end is before the last one."""
         return min(round(share_of_training * self.total_steps), self.total_steps - 1)
 
 

@@ -69,9 +69,10 @@ def check(settings: Settings) -> None:
             require(f"compress.{name}", value := getattr(settings.compress, name), value == "none", allowed)
     if settings.model.weights:
         transfer.initial_params(settings.model, settings.data)
-        transfer.check_unseen(settings.model, settings.data)
     for field in ("train_split", "eval_split"):
         sources.load(settings.data, field)
+    if settings.model.weights:
+        transfer.check_unseen(settings.model, settings.data)
 
 
 def origin(settings: Settings) -> dict[str, str] | None:

@@ -13,6 +13,7 @@ from squeezenet_jax.data import catalog, fingerprint
 from squeezenet_jax.network.architecture import Architecture, with_geometry
 from squeezenet_jax.runs.directory import RunDirectory
 from squeezenet_jax.settings import DataSettings, ModelSettings
+from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import bundle, classes
 from squeezenet_jax.weights.formats.state_dicts import OTHERS, TAKEN
@@ -57,12 +58,14 @@ def check_unseen(model: ModelSettings, data: DataSettings) -> None:
 
     As far as it recorded them, and that they are the same images. A file that was made from a run does not say it.
     """
-    description = RunDirectory(Path(model.weights)).read_description()
+    path = storage.expand(model.weights)
+    description = RunDirectory(path).read_description() if path.is_dir() else {}
     theirs, inputs = description.get("settings", {}).get("data", {}), description.get("inputs") or {}
-    if data.allow_overlap or "train_split" not in theirs:
-        return
     ours = catalog.parse_split("data.eval_split", data.eval_split, data.name, catalog.info(data.name, data.dir))
-    if inputs.get("data", {}).get(ours.name) != fingerprint.of_split(data.name, data.dir, ours.name):
+    before = inputs.get("data", {}).get(ours.name)
+    if data.allow_overlap or before is None or theirs.get("name") != data.name:
+        return
+    if fingerprint.surely_differ(data.name, before, fingerprint.of_split(data.name, data.dir, ours.name)):
         return
     about = description["dataset"]
     dataset = catalog.DatasetInfo(about["splits"], about["num_classes"], about["channels"])

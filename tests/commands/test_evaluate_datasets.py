@@ -48,6 +48,10 @@ def test_a_run_is_not_evaluated_on_other_images_than_it_recorded(on_digits, tmp_
     (run / "run.json").write_text(json.dumps(description))
     assert main(["evaluate", str(run)]) == 2
     assert f"test was 365 images in 10 classes, 0123456789abcdef, now it is {recorded}" in capsys.readouterr().err
+    description["inputs"]["data"]["test"] = "364 images in 10 classes, 0123456789abcdef"
+    (run / "run.json").write_text(json.dumps(description))
+    assert main(["evaluate", str(run)]) == 0
+    assert "when the run began, now it is" in capsys.readouterr().err
     for named in (["digits"], ["--split", "train[:40]"]):  # as asked for, and a split that is as it was
         assert main(["evaluate", str(run), *named]) == 0
 

@@ -94,7 +94,7 @@ def test_a_higher_version_would_be_read_instead(source, tmp_path, capsys):
     (tmp_path / "out/flowers/1.0.0").rename(tmp_path / "out/flowers/10.0.0")
     capsys.readouterr()
     assert run(source, "--out", tmp_path / "out") == 2
-    assert "flowers/10.0.0: is what would be read, not a 1.0.0" in capsys.readouterr().err
+    assert "flowers/10.0.0: would be read instead of a 1.0.0" in capsys.readouterr().err
     assert not (tmp_path / "out/flowers/1.0.0").exists()
 
 

@@ -93,8 +93,16 @@ def test_another_spelling_of_the_same_data_is_no_difference(fake_training, pictu
 
 def test_a_known_dataset_that_is_not_here_is_no_other_one(tmp_path):
     """A finished workdir is opened where its data were never prepared, or no longer are."""
-    with pytest.raises(UserError, match=r"data\.dir: .* has no cifar10"):
-        fingerprint.fingerprint(DataSettings(name="cifar10", dir=str(tmp_path), num_classes=10, eval_split="test"))
+    data = DataSettings(name="cifar10", dir=str(tmp_path), num_classes=10, eval_split="test")
+    with pytest.raises(UserError, match=r"data\.dir: .* has no cifar10; prepare it there: "):
+        fingerprint.fingerprint(data)
+    assert sweep._inputs_if_here(data, "") is None  # nothing is compared
+
+
+def test_the_same_images_prepared_twice_are_not_said_to_be_others():
+    a, b, c = "50 images in 2 classes, aa", "50 images in 2 classes, bb", "51 images in 2 classes, aa"
+    assert not fingerprint.surely_differ("cifar10", a, b) and fingerprint.surely_differ("cifar10", a, c)
+    assert fingerprint.surely_differ("folder", a, b) and not fingerprint.surely_differ("folder", a, a)
 
 
 def test_a_report_needs_no_data(fake_training, pictures, tmp_path):

@@ -197,6 +197,7 @@ def test_an_experiment_that_cannot_be_imported_is_one_line(tmp_path):
         ("def get_config(): return None", r"get_config of .*own\.py fails \(AttributeError: 'NoneType' .* 'to_dict'\)"),
         ("def sweep(): yield {'seed': 1 / 0}", r"sweep\(\) of own: fails \(ZeroDivisionError: .*; own\.py, line 1\)"),
         ("BASELINE = 'none'", r"BASELINE of .*own\.py must be a mapping with settings as keys, not 'none'"),
+        ("BASELINES = {}", r"own\.py has a BASELINES, which has no meaning; did you mean \"BASELINE\"\?"),
         ("REQUIRED = ['model.init_from']", r"REQUIRED of .*own\.py must be a mapping .*, not \['model\.init_from'\]"),
         ("MARGINS = 1", r"own\.py has a MARGINS, which has no meaning; did you mean \"MARGIN\"\?"),
         ("TUNES = {}", r"own\.py has a TUNES, which has no meaning; did you mean \"TUNE\"\?"),
@@ -206,8 +207,9 @@ def test_an_experiment_that_cannot_be_imported_is_one_line(tmp_path):
 )
 def test_whatever_an_experiment_raises_is_one_line_that_says_where(tmp_path, code, message):
     path = tmp_path / "own.py"
+    baseline = "" if "BASELINE" in code else "BASELINE = {}"
     path.write_text(
-        code + "\nfrom experiments import base\nif 'BASELINE' not in globals(): BASELINE = {}\n"
+        f"{code}\nfrom experiments import base\n{baseline}\n"
         "if 'get_config' not in globals(): get_config = lambda: base.get_config('digits')\n"
         "if 'sweep' not in globals(): sweep = lambda: [{}]\n"
     )
@@ -220,14 +222,17 @@ def test_whatever_an_experiment_raises_is_one_line_that_says_where(tmp_path, cod
 
 def test_an_experiment_may_have_dataclasses_with_annotations_as_text(tmp_path):
     """dataclasses look up their module by its name, which may be that of one of Python's."""
-    path = tmp_path / "random.py"
-    path.write_text(
-        "from __future__ import annotations\nimport dataclasses\nfrom experiments import base\n"
-        "@dataclasses.dataclass\nclass Row:\n    width: float\n"
-        "BASELINE = {}\nget_config = base.get_config\nsweep = lambda: [{'model.width': Row(0.25).width}]\n"
-    )
-    assert planning.load_experiment(str(path)).sweep() == [{"model.width": 0.25}]
-    assert sys.modules["random"] is random
+    for name in ("random", "with_a_dataclass"):
+        path = tmp_path / f"{name}.py"
+        path.write_text(
+            "from __future__ import annotations\nimport dataclasses\nimport random\nfrom experiments import base\n"
+            "@dataclasses.dataclass\nclass Row:\n    width: float\nrandom.Random(0)\n"
+            "def sweep():\n    @dataclasses.dataclass\n    class Other:\n        width: float\n"
+            "    return [{'model.width': Other(Row(0.25).width).width}]\n"
+            "BASELINE, BASELINES = {}, []\nget_config = base.get_config\n"
+        )
+        assert planning.load_experiment(str(path)).sweep() == [{"model.width": 0.25}]
+        assert sys.modules["random"] is random
 
 
 def test_an_experiment_is_found_below_the_launcher_too(tmp_path, monkeypatch):

@@ -228,7 +228,7 @@ def test_tuned_workdirs_are_joined_by_what_was_run(tmp_path):
     (comparison,), _ = workdirs.compare([a, b])
     assert [row.n for row in comparison.rows] == [6, 5]
     change(a / "experiment.json", {"tuning": {"grid": {"optimizer.peak_lr": [0.001, 0.002]}}})
-    with pytest.raises(UserError, match=r"tuned otherwise: grid is {'optimizer.peak_lr': \[0.001, 0.002\]} and {}"):
+    with pytest.raises(UserError, match=r"tuned differently: grid is {'optimizer.peak_lr': \[0.001, 0.002\]} and {}"):
         workdirs.compare([a, b])
     change(a / "experiment.json", {"tuning": {"grid": {}}})
     for path in b.glob("bypass=simple,*/run.json"):

@@ -85,8 +85,8 @@ def prepare(
     kind = layouts.detect(source)
     name = _check_name(layouts.default_name(source, kind) if name is None else name)
     newest = catalog.tfds_directory(name, str(out))
-    if newest is not None and _number(newest.name) > _number(VERSION):
-        raise UserError(f"{newest}: is what would be read, not a {VERSION} beside it; give another --name or --out")
+    if newest is not None and catalog.version(newest) > catalog.version(out / name / VERSION):
+        raise UserError(f"{newest}: would be read instead of a {VERSION} beside it; give another --name or --out")
     work = out / name / f"incomplete.{VERSION}"
     job = _Job(source, kind, name, work, out / name / VERSION, short_side, shard_bytes, report)
     try:
@@ -253,10 +253,6 @@ class _Job:
 
 def _lines(path: Path) -> tuple[str, ...]:
     return tuple(path.read_text(encoding="utf-8").split("\n")[:-1]) if path.exists() else ()
-
-
-def _number(version: str) -> tuple[int, ...]:
-    return tuple(map(int, version.split(".")))
 
 
 def _check_name(name: str) -> str:

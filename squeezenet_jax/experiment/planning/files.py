@@ -13,8 +13,8 @@ from typing import Any
 from squeezenet_jax.system import nested
 from squeezenet_jax.system.errors import UserError, unknown
 
-MAPPINGS = ("BASELINE", "REQUIRED", "TUNE")  # of settings to something
-CONSTANTS = (*MAPPINGS, "MARGIN")  # what an experiment's file may say beside its functions
+MAPPINGS = ("BASELINE", "REQUIRED")  # of settings to something
+CONSTANTS = (*MAPPINGS, "TUNE", "MARGIN")  # what an experiment's file may say beside its functions
 
 
 def load_experiment(path: str, root: Path = Path()) -> ModuleType:
@@ -34,28 +34,24 @@ def load_experiment(path: str, root: Path = Path()) -> ModuleType:
     beside = str(file.resolve().parent)
     if beside not in sys.path:
         sys.path.append(beside)
-    before = sys.modules.get(file.stem)  # a module of the standard library, say: an experiment may be called random
-    sys.modules[file.stem] = module  # where dataclasses look for what their annotations name
+    if not _is_taken(file):
+        sys.modules[file.stem] = module  # where dataclasses look for what their annotations name
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"--config: {path} cannot be imported ({reason(error)})") from error
-    finally:
-        if before is None:
-            del sys.modules[file.stem]
-        else:
-            sys.modules[file.stem] = before
+    for name in vars(module):
+        near = difflib.get_close_matches(name, CONSTANTS, n=1, cutoff=0.85) if name[0] != "_" else []
+        if near and not hasattr(module, near[0]):
+            raise UserError(f'--config: {path} has a {name}, which has no meaning; did you mean "{near[0]}"?')
     for name in ("get_config", "sweep", "BASELINE"):
         if not hasattr(module, name):
             raise UserError(f"--config: {path} is not an experiment: it has no {name}")
     for name in ("get_config", "sweep"):
         if not callable(getattr(module, name)):
             raise UserError(f"--config: {name} of {path} must be a function")
-    for name in filter(str.isupper, vars(module)):
-        if name not in CONSTANTS and (near := difflib.get_close_matches(name, CONSTANTS, n=1, cutoff=0.85)):
-            raise UserError(f'--config: {path} has a {name}, which has no meaning; did you mean "{near[0]}"?')
     for name in MAPPINGS:
         if not isinstance(value := getattr(module, name, {}), Mapping):
             raise UserError(f"--config: {name} of {path} must be a mapping with settings as keys, not {value!r}")
@@ -83,6 +79,14 @@ def get_config(experiment: ModuleType, path: str, preset: str) -> tuple[str, dic
         if isinstance(error, UserError):
             raise
         raise UserError(f"--config: get_config of {path} fails ({reason(error)})") from error
+
+
+def _is_taken(file: Path) -> bool:
+    """Whether other modules may import one of this name: an experiment may be called random.py."""
+    if file.stem in sys.modules:
+        return True
+    found = importlib.util.find_spec(file.stem)
+    return found is not None and found.origin != str(file.resolve())
 
 
 def reason(error: Exception) -> str:
