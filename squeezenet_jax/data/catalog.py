@@ -15,6 +15,7 @@ from squeezenet_jax.system.errors import UserError, unknown
 
 FOLDER = "folder"  # the data.name of images in class folders below data.dir
 NOT_TFDS = ("digits", FOLDER)  # read without tensorflow-datasets: none of its datasets can be reached by these names
+UNKNOWN = -1  # a size in TFDS's features.json that is not the same for all images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +126,7 @@ def _tfds_info(directory: Path) -> DatasetInfo:
             )
         sizes = {split["name"]: sum(map(int, split["shardLengths"])) for split in splits}
         channels = int(features["image"]["image"]["shape"]["dimensions"][-1])
+        channels = 3 if channels == UNKNOWN else channels  # as which any image can be read
         num_classes, names = int(features["label"]["classLabel"]["numClasses"]), directory / "label.labels.txt"
         class_names = tuple(names.read_text(encoding="utf-8").removesuffix("\n").split("\n")) if names.is_file() else ()
         return DatasetInfo(sizes, num_classes, channels, class_names if len(class_names) == num_classes else ())

@@ -64,10 +64,10 @@ def test_refuses_an_unknown_or_unprepared_data_set(tmp_path):
 
 
 class ColourPatches(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Another TFDS data set: colour images, PNG and JPEG, of one size or of unknown size."""
+    """Another TFDS data set: colour images, PNG and JPEG, of one size or of unknown size and channels."""
 
     VERSION = tfds.core.Version("1.0.0")
-    shape: tuple[int | None, int | None, int] = (6, 5, 3)
+    shape: tuple[int | None, int | None, int | None] = (6, 5, 3)
 
     def _info(self) -> Any:
         image = tfds.features.Image(shape=self.shape)
@@ -85,7 +85,7 @@ class ColourPatches(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield key, {"image": file.getvalue(), "label": key}
 
 
-@pytest.mark.parametrize("shape", [(6, 5, 3), (None, None, 3)])
+@pytest.mark.parametrize("shape", [(6, 5, 3), (None, None, 3), (None, None, None)])
 def test_reads_any_prepared_data_set(tmp_path, monkeypatch, shape):
     monkeypatch.setattr(ColourPatches, "shape", shape)
     ColourPatches(data_dir=tmp_path, file_format="array_record").download_and_prepare()
