@@ -50,14 +50,14 @@ def in_batches(
 def read_image(path: Path, preprocessing: Preprocessing, *, upright: bool = False) -> np.ndarray:
     """float32 [crop, crop, C], normalised. `UserError` for a file that is no readable image or would be too large.
 
-    EXIF's orientation is applied where the network was trained so, and always with `upright`.
+    EXIF's orientation is applied where the network was trained so, and always with `upright`. `OSError` where the disk
+    fails: an accuracy of the images before it would be one of other images.
     """
     name = archives.printable(str(path))
     try:
         content = decoding.read(path)
-    except (decoding.Undecodable, OSError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or error
-        raise UserError(f"{name}: cannot be read as an image ({reason})") from None
+    except decoding.Undecodable as error:
+        raise UserError(f"{name}: cannot be read as an image ({error})") from None
     return decode_image(content, name, preprocessing, upright=upright)
 
 

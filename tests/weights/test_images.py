@@ -1,7 +1,9 @@
 """Image files become the network's inputs as Caffe and torchvision make them."""
 
 import dataclasses
+import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,6 +88,23 @@ def test_what_is_no_image_is_refused(tmp_path):
         with pytest.raises(UserError, match="cannot be read as an image") as caught:
             read_image(tmp_path / name, CAFFE)
         assert "\n" not in str(caught.value)
+
+
+def test_a_disk_that_fails_is_no_unreadable_image(tmp_path, monkeypatch):
+    """An accuracy of what could be read before would be one of other images, and exit with 0."""
+    flat((1, 2, 3), (50, 50)).save(tmp_path / "a.png")
+
+    def fail(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        read_image(tmp_path / "a.png", CAFFE)
+    assert caught.value.filename == str(tmp_path / "a.png")
+    (tmp_path / "round.jpg").symlink_to("round.jpg")
+    for name in ("round.jpg", 300 * "x"):
+        with pytest.raises(UserError, match="cannot be read as an image"):
+            read_image(tmp_path / name, CAFFE)
 
 
 def test_a_line_is_not_blown_up(tmp_path):

@@ -20,6 +20,7 @@ either way; those of a progressive JPEG by simplejpeg only.
 Read next: `crops.py`, which makes arrays of one size of them.
 """
 
+import errno
 import io
 import os
 import re
@@ -36,6 +37,9 @@ from squeezenet_jax.data.images.jpeg import Box
 from squeezenet_jax.data.images.jpeg import Undecodable as Undecodable  # every reader's, not only JPEG's
 from squeezenet_jax.settings import DECODERS
 from squeezenet_jax.system.errors import UserError, check_choice
+
+# What is wrong with a file or its name; anything else is wrong with the disk or the network.
+OF_THE_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
 
 # Formats that Pillow decodes by itself; others would start programs (EPS), depend on how Pillow was built (AVIF, JPEG
 # 2000), or are no photographs.
@@ -91,8 +95,11 @@ def read(path: str | Path) -> bytes:
             raise Undecodable("is a folder" if stat.S_ISDIR(status.st_mode) else "is a pipe or a device, no file")
         check_bytes(status.st_size)
         return Path(path).read_bytes()
-    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        raise Undecodable(error.strerror or "no such file") from None
+    except OSError as error:
+        if error.errno in OF_THE_FILE:
+            raise Undecodable(error.strerror or "no such file") from None
+        error.filename = error.filename or str(path)
+        raise
 
 
 def check_bytes(size: int) -> None:
