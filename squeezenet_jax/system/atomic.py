@@ -40,9 +40,13 @@ def write(path: Path, content: bytes) -> None:
 
 
 def check_place(path: Path, field: str) -> None:
-    """Raises `UserError` where there is no folder for the file, before the work that it is for."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"{field} {path}: " + ("is a folder" if path.is_dir() else f"there is no folder {path.parent}"))
+    """Raises `UserError` where the file cannot be put, before the work that it is for."""
+    if path.is_dir():
+        raise UserError(f"{field} {path}: is a folder")
+    if not path.parent.is_dir():
+        raise UserError(f"{field} {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{field} {path}: {path.parent} cannot be written to")
 
 
 def remove_left_over(folder: Path) -> None:

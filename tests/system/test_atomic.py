@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from squeezenet_jax.system import atomic
+from squeezenet_jax.system.errors import UserError
 
 
 @pytest.fixture(params=["nameless", "named"])
@@ -92,6 +93,7 @@ def test_a_killed_process_leaves_nothing(tmp_path):
     code = """
 import os, pathlib, signal, sys
 from squeezenet_jax.system import atomic
+from squeezenet_jax.system.errors import UserError
 os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
 atomic.write(pathlib.Path(sys.argv[1]), b"new")
 """
@@ -142,3 +144,14 @@ def test_only_scratch_files_are_left_over(tmp_path, monkeypatch):
         (tmp_path / name).touch()
     atomic.remove_left_over(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", ".hidden.txt", "file.1"]
+
+
+def test_where_a_file_cannot_be_put_is_known_before_the_work_that_it_is_for(tmp_path, monkeypatch):
+    atomic.check_place(tmp_path / "a", "OUT")
+    (tmp_path / "folder").mkdir()
+    for name, reason in (("folder", "is a folder"), ("none/a", f"there is no folder {tmp_path}/none")):
+        with pytest.raises(UserError, match=f"OUT {tmp_path}/{name}: {reason}"):
+            atomic.check_place(tmp_path / name, "OUT")
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))  # root may write anywhere
+    with pytest.raises(UserError, match=f"OUT {tmp_path}/a: {tmp_path} cannot be written to"):
+        atomic.check_place(tmp_path / "a", "OUT")
