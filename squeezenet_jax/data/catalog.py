@@ -160,7 +160,10 @@ def check(data: DataSettings) -> None:
     train, held_out = (
         parse_split(f"data.{field}", getattr(data, field), data.name, found) for field in ("train_split", "eval_split")
     )
-    if (shared := train.shared_with(held_out)) and not data.allow_overlap:
+    shared = train.shared_with(held_out)
+    if data.name == FOLDER and train.name != held_out.name:
+        shared = folder.linked(data.dir, held_out.name, train.name)
+    if shared and not data.allow_overlap:
         count = f"{shared:,} image{'s' if shared > 1 else ''}"
         raise UserError(
             f"data.eval_split: {data.eval_split} shares {count} with data.train_split, which is "

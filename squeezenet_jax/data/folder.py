@@ -5,6 +5,7 @@ Classes, splits and order are those of `prepare`, so a folder and the data set m
 
 import dataclasses
 import functools
+import os
 from collections.abc import Sequence
 
 from squeezenet_jax.data import archives, layouts
@@ -26,6 +27,21 @@ def scan(directory: str) -> Collection:
         return layouts.collect(root, "folder", root)
     except UserError as error:
         raise UserError(f"data.dir: {error}") from None
+
+
+@functools.lru_cache(maxsize=2)
+def linked(directory: str, split: str, other: str) -> int:
+    """How many files of a split are files of `other`, too: a folder may be a link to another one."""
+    seen = set(map(_file, scan(directory).splits[other]))
+    return sum(_file(item) in seen for item in scan(directory).splits[split])
+
+
+def _file(item: Item) -> tuple[int, int] | str:
+    try:
+        status = os.stat(item.path)
+    except OSError:  # gone since it was listed
+        return item.path
+    return status.st_dev, status.st_ino
 
 
 def records(directory: str, split: str, start: int, stop: int) -> "FolderRecords":

@@ -108,6 +108,11 @@ def class_folders(folder: Path) -> ClassFolders:
     return ClassFolders(tuple(map(_text, names)), tuple(items), tuple(sorted(found.ignored)))
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Every file at any depth below a folder but hidden ones, links followed, sorted."""
+    return sorted(Path(what[0]) for _, what in _entries(str(folder)) if isinstance(what, tuple))
+
+
 def in_order(split: str, items: Iterable[Item]) -> list[Item]:
     """TFDS's own shuffle, by a hash of split and name: any range of the data set is a random part of each class."""
     from tensorflow_datasets.core import hashing  # a second, which planning need not wait for

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from squeezenet_jax.data import archives
+from squeezenet_jax.data import archives, layouts
 from squeezenet_jax.data.images import decoding
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import Preprocessing
@@ -20,14 +20,13 @@ T = TypeVar("T")
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Every file at any depth below a folder but hidden ones, sorted: images, as far as `read_image` can read them.
+    """The files below a folder that training would list, sorted: images, as far as `read_image` can read them.
 
     Raises `UserError` where that is no folder.
     """
     if not folder.is_dir():
         raise UserError(f"{archives.printable(str(folder))}: is no folder; a folder of images is needed")
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    return layouts.files_below(folder)
 
 
 def in_batches(

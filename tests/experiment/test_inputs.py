@@ -39,6 +39,7 @@ def pictures(tmp_path):
 
 def plan(directory, recorded=None, **changes):
     folder.scan.cache_clear()
+    folder.linked.cache_clear()
     sweep._inputs.cache_clear()
     config = planning.flatten(base.get_config("folder").to_dict()) | TINY | {"data.channels": 3}
     config |= {"data.name": "folder", "data.dir": str(directory), "data.mean": (0.5,), "data.std": (0.5,)}
@@ -127,6 +128,18 @@ def test_splits_that_share_images_are_refused_unless_allowed(pictures):
     plan(pictures, data__train_split="train[:80%]", data__eval_split="train[80%:]")
     plan(pictures, data__train_split="train[:-8]", data__eval_split="train[-20%:]")
     plan(pictures, data__eval_split="train", data__allow_overlap=True)
+
+
+def test_splits_that_are_the_same_files_through_links_are_refused_unless_allowed(pictures):
+    """A validation folder that was made by linking the training images to try something out."""
+    shutil.rmtree(pictures / "test" / "b")
+    (pictures / "test" / "b").symlink_to(pictures / "train" / "b")
+    with pytest.raises(UserError, match=r"eval_split: test shares 20 images with data\.train_split, which is train"):
+        plan(pictures)
+    plan(pictures, data__allow_overlap=True)
+    (pictures / "test" / "b").unlink()
+    shutil.copytree(pictures / "train" / "b", pictures / "test" / "b")  # as far as anybody can tell without reading
+    plan(pictures)
 
 
 def save_weights(path, seed):

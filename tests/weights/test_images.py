@@ -11,7 +11,7 @@ from PIL import Image
 
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import PREPROCESSINGS
-from squeezenet_jax.weights.images import preprocess, read_image
+from squeezenet_jax.weights.images import images_below, preprocess, read_image
 
 CAFFE, TORCHVISION = PREPROCESSINGS["caffe"], PREPROCESSINGS["torchvision"]
 
@@ -88,6 +88,18 @@ def test_what_is_no_image_is_refused(tmp_path):
         with pytest.raises(UserError, match="cannot be read as an image") as caught:
             read_image(tmp_path / name, CAFFE)
         assert "\n" not in str(caught.value)
+
+
+def test_images_below_a_folder_are_those_that_training_would_list(tmp_path):
+    """Links are followed, but not in circles; hidden files and folders are left out."""
+    for name in ("a/b/1.png", "a/2.png", "a/.hidden/3.png", "a/.4.png", "elsewhere/5.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "a/b/round").symlink_to(tmp_path / "a")
+    (tmp_path / "a/nowhere.png").symlink_to(tmp_path / "none")
+    found = [path.relative_to(tmp_path).as_posix() for path in images_below(tmp_path / "a")]
+    assert found == ["a/2.png", "a/b/1.png", "a/link/5.png"]
 
 
 def test_a_disk_that_fails_is_no_unreadable_image(tmp_path, monkeypatch):
