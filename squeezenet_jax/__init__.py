@@ -1,10 +1,10 @@
 """SqueezeNet (arXiv 1602.07360) in JAX: its variants, its published weights, and a laboratory to compare them.
 
-Load weights of any published format and classify a photograph (class names come from a file with one on each line):
+Load weights of any published format, here DeepScale's, and classify a photograph (the file of labels has a line a class):
 
     import squeezenet_jax
 
-    weights = squeezenet_jax.load("squeezenet1_1.safetensors", preprocessing="caffe", labels="imagenet_labels.txt")
+    weights = squeezenet_jax.load("squeezenet_v1.1.safetensors", preprocessing="caffe", labels="imagenet_labels.txt")
     for name, probability in squeezenet_jax.classify(weights, "cat.jpg", top=3):
         print(f"{probability:6.1%}  {name}")
 

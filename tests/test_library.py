@@ -154,7 +154,7 @@ def folder(tmp_path_factory):
     params = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), shapes)
     params["conv10"]["bias"] += 1  # above the ReLU, so that the classes differ
     weights = squeezenet_jax.Weights(model.arch, params, 7, 3, PREPROCESSINGS["torchvision"])
-    squeezenet_jax.save(folder / "squeezenet1_1.safetensors", weights, "torchvision")
+    squeezenet_jax.save(folder / "squeezenet_v1.1.safetensors", weights, "torchvision")
     (folder / "imagenet_labels.txt").write_text("ant\nbee, bumblebee\ncat\ndog\nemu\nfox\ngnu\n")
     pixels = rng.integers(0, 256, (300, 280, 3), np.uint8)
     Image.fromarray(pixels).save(folder / "cat.jpg")
@@ -192,7 +192,7 @@ def test_the_package_alone_is_installed_whole_with_the_dependencies_of_the_requi
 @pytest.mark.slow
 def test_example_that_classifies_a_file_prints_what_the_command_predicts(installed, folder):
     printed = python(installed, folder, CLASSIFY)
-    command = [sys.executable, "-m", "squeezenet_jax", "predict", folder / "squeezenet1_1.safetensors"]
+    command = [sys.executable, "-m", "squeezenet_jax", "predict", folder / "squeezenet_v1.1.safetensors"]
     command += [folder / "cat.jpg", "--preprocessing=caffe", f"--labels={folder / 'imagenet_labels.txt'}", "--top=3"]
     result = run(*command, "--format=json", cwd=ROOT)
     (row,) = json.loads(result.stdout)
