@@ -1,6 +1,6 @@
 """SqueezeNet (arXiv 1602.07360) in JAX: its variants, its published weights, and a laboratory to compare them.
 
-Load weights of any published format, here DeepScale's, and classify a photograph (the file of labels has a line a class):
+Load weights of any published format, here DeepScale's, and classify a photograph (the labels: a line a class):
 
     import squeezenet_jax
 

@@ -38,9 +38,7 @@ def main(argv: Sequence[str]) -> int:
     compress.add_arguments(commands.add_parser("compress", help="a small file of a trained network, .sqz or .net"))
     compress.add_decompress_arguments(commands.add_parser("decompress", help="a compressed file to another format"))
     predict.add_arguments(commands.add_parser("predict", help="the most probable classes of image files"))
-    evaluate.add_arguments(
-        commands.add_parser("evaluate", help="top-1 and top-5 on a folder, a dataset or a run's own")
-    )
+    evaluate.add_arguments(commands.add_parser("evaluate", help="top-1 and top-5 on a folder, a dataset, a run's own"))
     export.add_arguments(commands.add_parser("export", help="weights to .onnx, .stablehlo, .tflite or a model hub"))
     prepare.add_arguments(commands.add_parser("prepare", help="images in folders or archives to a TFDS dataset"))
     report.add_arguments(commands.add_parser("report", help="the report of finished runs, of several workdirs joined"))

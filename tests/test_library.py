@@ -242,6 +242,7 @@ def test_the_console_script_is_the_module(installed, folder, tmp_path, arguments
     assert starts == (["start None", tuned] if malloc._has_tunables() else ["start None"])
 
 
+@pytest.mark.slow
 def test_the_installed_package_has_what_a_report_is_made_of(installed, tmp_path):
     old = ROOT / "tests/old_files/2026_11_before_the_library/workdir"
     command = ["-m", "squeezenet_jax", "report", old, "--baseline", "bypass=none", "--out", tmp_path / "out"]

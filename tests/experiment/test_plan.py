@@ -38,7 +38,7 @@ def swept(key, *values, seeds=1):
 @pytest.mark.parametrize(
     ("key", "values", "expected", "selections"),
     [
-        ("optimizer.peak_lr", (1e-3, 2.0), ["peak_lr=0.001", "peak_lr=2"], ["1e-3", "0.001", ".001", "peak_lr"]),
+        ("optimizer.peak_lr", (1e-3, 2.0), ["peak_lr=0.001", "peak_lr=2"], ["1e-3", "0.001", ".001"]),
         ("model.width", (1.0, 0.125), ["width=1", "width=0.125"], ["1.0", "1", "1e0"]),
         ("model.bypass_relu", (True, False), ["bypass_relu=True", "bypass_relu=False"], ["true", "True"]),
         ("data.mean", ((0.5,), (0.25,)), ["mean=0.5", "mean=0.25"], ["(0.5,)", "0.5"]),
@@ -49,8 +49,7 @@ def test_values_of_any_type_name_and_select_their_run(key, values, expected, sel
     assert names(plan) == [f"{name},seed=0" for name in expected]
     short = key.rsplit(".", 1)[-1]
     for selection in selections:
-        if selection != short:
-            assert names(plan.only(f"{short}={selection},seed=0")) == [f"{expected[0]},seed=0"]
+        assert names(plan.only(f"{short}={selection},seed=0")) == [f"{expected[0]},seed=0"]
 
 
 def test_paths_and_commas_do_not_leave_the_name():

@@ -23,6 +23,7 @@ NEEDS = {".onnx": ("onnx", "onnxruntime"), ".stablehlo": ("flatbuffers",), ".tfl
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(not DATA.is_dir(), reason="there is no ../shared/data with published weights and golden logits"),
 ]
 

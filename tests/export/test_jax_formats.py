@@ -101,6 +101,7 @@ def test_tflite_without_bypass_has_no_sum(make_weights, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("suffix", [".stablehlo", ".tflite"])
 @pytest.mark.parametrize("size", [36, 37])
 @pytest.mark.parametrize("geometry", ["same", "caffe", "torchvision"])

@@ -44,6 +44,7 @@ def test_variants_equal_flax_at_two_batch_sizes(variant, make_weights, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("size", [36, 37])
 @pytest.mark.parametrize("variant", EVERY, ids=lambda v: "-".join(v.values()))
 def test_every_variant_equals_flax_at_two_batch_sizes(variant, size, make_weights, tmp_path):

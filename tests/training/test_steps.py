@@ -394,7 +394,7 @@ def test_the_host_is_never_more_than_eight_programs_ahead(monkeypatch):
     pace = devices.Pace()
     for number in range(20):
         pace.add(number)
-        assert waited == list(range(max(number - devices.IN_FLIGHT + 1, 0)))
+        assert waited == list(range(max(number - 7, 0)))
 
 
 def test_programs_of_two_settings_are_never_kept_together(tiny, monkeypatch):

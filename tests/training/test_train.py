@@ -152,7 +152,14 @@ RECIPE = {
 }
 
 
-@pytest.mark.parametrize("variant", [{}, RECIPE, COMPRESSED], ids=["plain", "recipe", "compressed"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param(RECIPE, id="recipe", marks=pytest.mark.long),
+        pytest.param(COMPRESSED, id="compressed", marks=pytest.mark.long),
+    ],
+)
 def test_stopped_and_started_again_ends_with_the_same_bits(tiny, tmp_path, variant):
     settings = tiny(**variant)
     uninterrupted_status, uninterrupted, metrics, _ = run(settings, tmp_path / "whole")
@@ -356,6 +363,8 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(tiny, tmp_path, field)
     with pytest.raises(UserError, match=rf"train\.{field}: 12 is not a multiple of the 8 devices"):
         run(tiny(**{f"train__{field}": 12}), tmp_path)
 
+
+def test_all_batch_sizes_that_the_devices_cannot_share_are_named_at_once(tiny, tmp_path):
     one = r"train\.batch_size: 12 is not a multiple of the 8 devices; nearest: 8 or 16"
     with pytest.raises(UserError, match=f"^{one}$"):
         run(tiny(train__batch_size=12), tmp_path)

@@ -43,6 +43,7 @@ def photographs(tmp_path_factory):
     [("xla", 100), ("xla", 101), ("onnxruntime", 101)],  # 100: they are many, and computed in the forms for inference
 )
 @pytest.mark.parametrize("version", SOURCES)
+@pytest.mark.long
 def test_logits_and_accuracy(version, engine, many, photographs, tmp_path, monkeypatch):
     if engine == "onnxruntime":
         pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (requirements-export.txt)")

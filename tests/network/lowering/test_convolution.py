@@ -65,7 +65,9 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("padding", ["VALID", "SAME", 1])
+@pytest.mark.parametrize(
+    "padding", ["VALID", pytest.param("SAME", marks=pytest.mark.long), pytest.param(1, marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize(("shape", "kernel_shape", "strides", "form"), FORMS)
 def test_each_form_and_its_gradients_are_lax_to_rounding(shape, kernel_shape, strides, form, padding):
     def f(x, kernel, bias):
