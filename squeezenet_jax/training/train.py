@@ -16,6 +16,7 @@ from squeezenet_jax.runs.checkpoint import Checkpoints
 from squeezenet_jax.runs.directory import RunDirectory, whole_steps
 from squeezenet_jax.settings import Settings
 from squeezenet_jax.system import devices, processes
+from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.system.fields import require
 from squeezenet_jax.training.compilation import compile_steps
 from squeezenet_jax.training.compression import Constraint
@@ -32,6 +33,7 @@ from squeezenet_jax.training.run import (
 )
 from squeezenet_jax.training.steps import LSUV_IMAGES, init_state
 from squeezenet_jax.weights import transfer
+from squeezenet_jax.weights.formats.sqz.contexts import MAX_WEIGHTS
 
 
 class Schedule(NamedTuple):
@@ -67,6 +69,13 @@ def check(settings: Settings) -> None:
         for name in ("prune", "share"):
             allowed = f"none with model.freeze {settings.model.freeze}, for it changes weights that are frozen"
             require(f"compress.{name}", value := getattr(settings.compress, name), value == "none", allowed)
+    if settings.compress.share != "none":
+        for layer in settings.trace():
+            if (size := layer.params - layer.shape[-1]) > MAX_WEIGHTS:
+                raise UserError(
+                    f"compress.share: {settings.compress.share} is not allowed; {layer.name} has {size:,} weights, and "
+                    f"a compressed file holds layers of at most {MAX_WEIGHTS:,}"
+                )
     if settings.model.weights:
         transfer.initial_params(settings.model, settings.data)
     for field in ("train_split", "eval_split"):

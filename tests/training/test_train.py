@@ -375,6 +375,13 @@ def test_all_batch_sizes_that_the_devices_cannot_share_are_named_at_once(tiny, t
         run(tiny(train__accumulation_steps=3), tmp_path)
 
 
+def test_layers_too_large_for_a_compressed_file_are_found_before_training(tiny):
+    """It is written when training ends."""
+    message = r"compress\.share: kmeans is not allowed; fire8/expand3x3 has 7,225,344 weights, and a compressed file"
+    with pytest.raises(UserError, match=message):
+        train.check(tiny(model__width=7.0, compress__share="kmeans"))
+
+
 @pytest.mark.parametrize(("name", "value"), [("prune", "uniform"), ("share", "kmeans")])
 def test_frozen_weights_are_neither_pruned_nor_shared(tiny, name, value):
     settings = tiny(model__init_from="w", model__freeze="fire2", **{f"compress__{name}": value})
