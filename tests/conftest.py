@@ -1,6 +1,7 @@
 """Eight virtual CPU devices for every test, and settings small enough to train in seconds."""
 
 import os
+import signal
 import tempfile
 from importlib.metadata import version
 
@@ -15,6 +16,9 @@ if version("jaxlib").startswith("0.10."):
 CACHE = tempfile.TemporaryDirectory(prefix="squeezenet_jax_tests_")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE.name)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+# Where a shell has started the tests in its background, Ctrl-C is ignored, and what they start inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import sys
 from collections.abc import Callable, Iterator

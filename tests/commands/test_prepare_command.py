@@ -114,8 +114,6 @@ def test_interrupted_it_says_how_to_continue_and_does(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Where the tests run in a shell's background, SIGINT is ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     part = tmp_path / "many" / "incomplete.1.0.0" / "data" / "many-train.array_record-00000-of-00001.part"
     while not part.exists():
