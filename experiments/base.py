@@ -220,7 +220,7 @@ PRESETS: dict[str, Group] = {
         "train.epochs": 10.0,
         "train.batch_size": 64,
     },
-    # As good as v1.1 becomes in an hour of two cores (RESULTS.md). v1.0 in the same time:
+    # For an hour of two cores (RESULTS.md). v1.0 in the same time:
     # --config.model.version=v1.0 --config.model.geometry=same --config.train.epochs=32
     "cifar10_best": {
         **V1_1,

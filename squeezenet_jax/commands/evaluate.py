@@ -109,8 +109,9 @@ def _compare(recorded: Mapping[str, str], name: str, directory: str, split: str)
     from squeezenet_jax.data import catalog, fingerprint
 
     whole = catalog.parse_split("--split", split, name, catalog.info(name, directory)).name
-    now = fingerprint.of_split(name, directory, whole)
-    before = recorded.get(whole, now)
+    if whole not in recorded:
+        return
+    before, now = recorded[whole], fingerprint.of_split(name, directory, whole)
     if fingerprint.surely_differ(name, before, now):
         raise UserError(
             f"DATA: the run was begun with other images: {whole} was {before}, now it is {now}; "

@@ -25,6 +25,11 @@ class DatasetInfo:
     channels: int
     class_names: tuple[str, ...] = ()  # in the order of the labels; empty where they are not known
 
+    @classmethod
+    def recorded(cls, about: Mapping[str, Any]) -> "DatasetInfo":
+        """As a run's description has it, without the names."""
+        return cls(about["splits"], about["num_classes"], about["channels"])
+
 
 DATASETS = {
     # Alpaydin & Kaynak, the test half of UCI "optdigits"; scikit-learn ships all 1,797. Split in `sources.py`.
@@ -163,11 +168,16 @@ def check(data: DataSettings) -> None:
     shared = train.shared_with(held_out)
     if data.name == FOLDER and train.name != held_out.name:
         shared = folder.linked(data.dir, held_out.name, train.name)
+    check_shared(data, shared, f"data.train_split, which is {data.train_split}")
+
+
+def check_shared(data: DataSettings, shared: int, what: str) -> None:
+    """Raises `UserError` where images to evaluate on are also in what was trained on, unless that is allowed."""
     if shared and not data.allow_overlap:
         count = f"{shared:,} image{'s' if shared > 1 else ''}"
         raise UserError(
-            f"data.eval_split: {data.eval_split} shares {count} with data.train_split, which is "
-            f"{data.train_split}; accuracy on them says nothing (data.allow_overlap=True evaluates them all the same)"
+            f"data.eval_split: {data.eval_split} shares {count} with {what}; accuracy on them says nothing "
+            "(data.allow_overlap=True evaluates them all the same)"
         )
 
 

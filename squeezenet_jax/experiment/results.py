@@ -104,7 +104,7 @@ def _images(started: Mapping[str, Any], settings: Settings) -> dict[str, int]:
     if "dataset" not in started:
         return {}
     recorded = started["dataset"]
-    dataset = catalog.DatasetInfo(recorded["splits"], recorded["num_classes"], recorded["channels"])
+    dataset = catalog.DatasetInfo.recorded(recorded)
     found = {}
     for which in ("train", "eval"):
         field = f"{which}_split"

@@ -95,7 +95,7 @@ def _images(started: Mapping[str, Any], run: settings.Settings) -> int | None:
     if "dataset" not in started:  # a run of an earlier version
         return None
     recorded = started["dataset"]
-    dataset = catalog.DatasetInfo(recorded["splits"], recorded["num_classes"], recorded["channels"])
+    dataset = catalog.DatasetInfo.recorded(recorded)
     split = catalog.parse_split("data.train_split", run.data.train_split, run.data.name, dataset)
     return split.stop - split.start
 

@@ -17,8 +17,7 @@ def chose_the_recipe(run: Run) -> bool:
     judged_on, evaluated_on = tuning.get("judged_on"), run.settings.get("data.eval_split")
     if not judged_on or not evaluated_on or "dataset" not in run.started:
         return "trial_of" in tuning
-    about = run.started["dataset"]
-    dataset = catalog.DatasetInfo(about["splits"], about["num_classes"], about["channels"])
+    dataset = catalog.DatasetInfo.recorded(run.started["dataset"])
     chosen, own = (
         catalog.parse_split("data.eval_split", text, run.settings["data.name"], dataset)
         for text in (judged_on, evaluated_on)

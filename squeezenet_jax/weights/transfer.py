@@ -67,15 +67,10 @@ def check_unseen(model: ModelSettings, data: DataSettings) -> None:
         return
     if fingerprint.surely_differ(data.name, before, fingerprint.of_split(data.name, data.dir, ours.name)):
         return
-    about = description["dataset"]
-    dataset = catalog.DatasetInfo(about["splits"], about["num_classes"], about["channels"])
+    dataset = catalog.DatasetInfo.recorded(description["dataset"])
     seen = catalog.parse_split("data.train_split", theirs["train_split"], theirs["name"], dataset)
-    if shared := seen.shared_with(ours):
-        raise UserError(
-            f"data.eval_split: {data.eval_split} shares {shared:,} image{'s' if shared > 1 else ''} with "
-            f"{theirs['train_split']}, which model.init_from was trained on; accuracy on them says nothing "
-            "(data.allow_overlap=True evaluates them all the same)"
-        )
+    what = f"{theirs['train_split']}, which model.init_from was trained on"
+    catalog.check_shared(data, seen.shared_with(ours), what)
 
 
 def load(model: ModelSettings) -> weights.Weights:
