@@ -1,10 +1,12 @@
 """A malloc that suits XLA's buffers on a CPU. Standard library only."""
 
+import contextlib
 import ctypes
 import gc
 import os
 import platform
 import sys
+from collections.abc import Iterator
 
 # Pages of 2 MB; and in the main thread's arena, buffers below 1 GB come from the heap, which keeps as much of what was
 # freed at its end.
@@ -34,6 +36,18 @@ def give_back() -> None:
     gc.collect()
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """Leaves garbage alone meanwhile: of what tracing makes, most stays, and each collection goes through all of it."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _has_tunables() -> bool:

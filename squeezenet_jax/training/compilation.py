@@ -32,7 +32,8 @@ def compile_steps(settings: Settings, total_steps: int, steps_per_epoch: float, 
     if key not in programs:
         programs.clear()  # before the next ones are compiled, so that two settings' never lie in memory together
         malloc.give_back()
-        programs[key] = _compile_steps(*key)
+        with malloc.without_collection():
+            programs[key] = _compile_steps(*key)
         malloc.give_back()
     return programs[key]
 

@@ -1,5 +1,6 @@
 """The restart with another malloc: once, with the same arguments, and not against the user's own setting."""
 
+import gc
 import os
 import platform
 import subprocess
@@ -91,3 +92,18 @@ def test_elsewhere_memory_is_left_alone(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(malloc.ctypes, "CDLL", lambda _: pytest.fail("asked another C library"))
     malloc.give_back()
+
+
+def test_garbage_is_collected_again_after_what_must_not_wait_for_it():
+    def collects_after(enabled):
+        (gc.enable if enabled else gc.disable)()
+        try:
+            with pytest.raises(KeyError), malloc.without_collection():
+                assert not gc.isenabled()
+                raise KeyError("whatever")
+            return gc.isenabled()
+        finally:
+            gc.enable()
+
+    assert collects_after(True)
+    assert not collects_after(False)
