@@ -71,6 +71,14 @@ def google_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield store
 
 
+@pytest.fixture(autouse=True)
+def nothing_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps in the tests' own process start no others that compile for settings to come; launch.py's do."""
+    from squeezenet_jax.experiment import ahead
+
+    monkeypatch.setattr(ahead, "_possible", lambda: False)
+
+
 @pytest.fixture
 def tiny() -> Callable[..., Settings]:
     return make_settings

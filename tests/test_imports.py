@@ -12,7 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "squeezenet_jax"
 ORDER = ["system", "network", "settings", "data", "runs", "weights", "compress", "training", "export", "report"]
 ORDER += ["experiment", "commands", "__init__", "__main__"]
 STANDARD_LIBRARY_ONLY = ["__init__", "settings", "network.architecture", "network.memory", "network.trace"]
-STANDARD_LIBRARY_ONLY += [f"system.{name}" for name in ("atomic", "cores", "errors", "fields", "malloc", "nested")]
+STANDARD_LIBRARY_ONLY += [
+    f"system.{name}" for name in ("atomic", "children", "cores", "errors", "fields", "malloc", "nested")
+]
 STANDARD_LIBRARY_ONLY += [
     "system.randomness",
     *(f"system.storage{name}" for name in ("", ".copies", ".uploads", ".lease", ".buckets")),

@@ -20,7 +20,7 @@ from squeezenet_jax.experiment import shares, sweep, worker
 from squeezenet_jax.experiment.planning import Plan, PlannedRun
 from squeezenet_jax.experiment.progress import Progress, RunReporter, SideBySide
 from squeezenet_jax.runs.directory import FINISHED, RunDirectory, fetch_runs
-from squeezenet_jax.system import storage
+from squeezenet_jax.system import children, storage
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.system.watchdog import EXIT_HUNG
 
@@ -44,6 +44,12 @@ def run(plan: Plan, workdir: Path, jobs: shares.Jobs, console: Console, should_s
         return given_out.run(shares.divide(machine, count, os.environ))
 
 
+def _work(planned: PlannedRun) -> float:
+    """How long a run takes beside the sweep's other ones, roughly: as its multiply-adds."""
+    _, macs = planned.cost
+    return macs * planned.settings.train.epochs
+
+
 class _Worker:
     """A worker as it is seen from here."""
 
@@ -52,17 +58,18 @@ class _Worker:
         self.ready = self.dismissed = False
         self.run: PlannedRun | None = None  # which it was given
         self.setting = ""  # whose programs it has
+        self.following: PlannedRun | None = None  # whose programs it was told to compile meanwhile
         self.reporter: RunReporter | None = None  # while it is at the run
         place = storage.named(str(workdir))  # in a bucket: each process has a copy of its own
-        self.pipe, self.process = worker.start(worker.work, share, plan, place, unfinished, own_cores=share.cores)
+        self.pipe, self.process = children.start(worker.work, share, plan, place, unfinished, own_cores=share.cores)
 
-    def tell(self, order: str) -> None:
+    def tell(self, order: worker.Order) -> None:
         with contextlib.suppress(OSError):  # it is dead, which its pipe says, too
             self.pipe.send(order)
 
-    def give(self, planned: PlannedRun) -> None:
-        self.run, self.setting = planned, planned.setting
-        self.tell(planned.name)
+    def give(self, planned: PlannedRun, following: PlannedRun | None) -> None:
+        self.run, self.setting, self.following = planned, planned.setting, following
+        self.tell((planned.name, following.name if following else ""))
 
     def dismiss(self) -> None:
         self.dismissed = True
@@ -83,7 +90,8 @@ class _Sweep:
         self._plan, self._workdir, self._unfinished = plan, workdir, unfinished
         self._progress, self._should_stop = progress, should_stop
         self._number = {planned.name: number for number, planned in enumerate(plan.runs, start=1)}
-        self._waiting = [planned for planned in plan.runs if planned.name in unfinished]
+        waiting = (planned for planned in plan.runs if planned.name in unfinished)
+        self._waiting = sorted(waiting, key=_work, reverse=True)  # else one may be at a long one alone in the end
         self._workers: list[_Worker] = []
         self._begun: set[str] = set()  # settings
         self._busy: dict[str, str] = {}  # run -> who else is at it
@@ -132,11 +140,14 @@ class _Sweep:
             self._stop()
         if not self._stopping and not self._claimed and all(one.ready for one in self._workers):
             self._claim()  # all can start: from here on something is written
+        given = []
         for idle in [one for one in self._workers if one.ready and not one.run and not one.dismissed]:
             if self._stopping or (self._claimed and not self._waiting):
                 idle.dismiss()
             elif self._claimed:
-                idle.give(self._next(idle))
+                given.append((idle, self._next(idle)))
+        for one, planned in given:  # now that all have theirs, it is known what nobody has begun
+            one.give(planned, self._following(one))
         self._progress.waiting = len(self._waiting)
         self._progress.say()
 
@@ -155,7 +166,7 @@ class _Sweep:
             one.tell(worker.STOP)
 
     def _next(self, idle: _Worker) -> PlannedRun:
-        """Of a setting that nobody is at, so that workers which start together compile different programs.
+        """A long one; of a setting that nobody is at, so that workers which start together compile different programs.
 
         A worker keeps to the setting whose programs it has while there are as many new ones as workers. The last ones
         are begun early: in the end all would wait for the programs of the same one.
@@ -167,6 +178,11 @@ class _Sweep:
         self._begun.add(chosen.setting)
         self._waiting.remove(chosen)
         return chosen
+
+    def _following(self, one: _Worker) -> PlannedRun | None:
+        """Whose programs it may compile meanwhile: those of a setting that nobody has begun or is told to compile."""
+        taken = self._begun | {other.following.setting for other in self._workers if other.following and other != one}
+        return next((planned for planned in self._waiting if planned.setting not in taken), None)
 
     def _listen(self, one: _Worker, kind: str, *content: Any) -> None:
         if kind == worker.READY:

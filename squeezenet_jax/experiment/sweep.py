@@ -11,13 +11,14 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from squeezenet_jax import report, settings
 from squeezenet_jax.data import catalog, fingerprint
 from squeezenet_jax.experiment import loggers, results
+from squeezenet_jax.experiment.ahead import Ahead
 from squeezenet_jax.experiment.planning import Plan, PlannedRun, flatten
 from squeezenet_jax.experiment.progress import Progress
 from squeezenet_jax.runs.directory import FINISHED, RunDirectory, read_json, write_json, write_text
@@ -51,24 +52,30 @@ def run(plan: Plan, workdir: Path, progress: Progress, should_stop: Callable[[],
     claim(plan, workdir)
     check_inputs(plan, workdir)
     busy, stopped = {}, False
-    for number, planned in enumerate(plan.runs, start=1):
-        directory = directories[planned.name]
-        if planned.name not in unfinished:
-            progress.skip(planned.name, number, len(plan.runs), f"already {directory.status}")
-            continue
-        stopped = stopped or processes.should_stop(should_stop())
-        if stopped:
-            continue
-        with directory.lock() as holder:
-            if holder := processes.from_main(holder):
-                busy[planned.name] = holder
-                progress.skip(planned.name, number, len(plan.runs), f"is being run by {holder}")
-            elif processes.from_main(directory.status not in FINISHED):  # another start may have finished it meanwhile
-                with progress.run(planned.name, number, len(plan.runs)) as reporter:
-                    stopped = run_one(plan, planned, directory, reporter, should_stop) == "preempted"
+    with contextlib.closing(Ahead()) as ahead:
+        for number, planned in enumerate(plan.runs, start=1):
+            directory = directories[planned.name]
+            if planned.name not in unfinished:
+                progress.skip(planned.name, number, len(plan.runs), f"already {directory.status}")
+                continue
+            stopped = stopped or processes.should_stop(should_stop())
+            if stopped:
+                continue
+            with directory.lock() as holder:
+                if holder := processes.from_main(holder):
+                    busy[planned.name] = holder
+                    progress.skip(planned.name, number, len(plan.runs), f"is being run by {holder}")
+                elif processes.from_main(directory.status not in FINISHED):  # another start may have finished it
+                    ahead.before(planned.settings, _next_setting(plan.runs[number:], planned.setting, unfinished))
+                    with progress.run(planned.name, number, len(plan.runs)) as reporter:
+                        stopped = run_one(plan, planned, directory, reporter, should_stop) == "preempted"
     check_not_all_busy(busy, unfinished, workdir)
     statuses = [directory.status for directory in directories.values()]
     return ["preempted" if stopped and status not in FINISHED else status for status in statuses]
+
+
+def _next_setting(to_come: Sequence[PlannedRun], setting: str, unfinished: Collection[str]) -> settings.Settings | None:
+    return next((run.settings for run in to_come if run.setting != setting and run.name in unfinished), None)
 
 
 def unfinished_runs(plan: Plan, workdir: Path) -> list[str]:

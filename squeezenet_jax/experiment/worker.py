@@ -2,7 +2,8 @@
 
 What the two say to each other, over a pipe which only they hold:
 
-    to the worker      the name of a run; STOP: save and end the run that you are at; QUIT
+    to the worker      (the name of a run, that of the one whose programs may be compiled meanwhile or ""); STOP: save
+                       and end the run that you are at; QUIT
     from the worker    (READY,), (BEGAN,), (TOLD, method of the reporter, arguments...), (ENDED, status),
                        (BUSY, who is at the run), (FAILED, exception): what ends the whole sweep
 
@@ -11,70 +12,26 @@ other side.
 """
 
 import contextlib
-import multiprocessing
 import os
 import pickle
 import queue
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from squeezenet_jax.experiment import sweep
+from squeezenet_jax.experiment.ahead import Ahead
 from squeezenet_jax.experiment.planning import Plan
 from squeezenet_jax.experiment.shares import Machine, Share
 from squeezenet_jax.runs.directory import FINISHED, RunDirectory
-from squeezenet_jax.system import cores, processes, storage
+from squeezenet_jax.system import children, cores, processes, storage
 from squeezenet_jax.system.errors import UserError
 
 STOP, QUIT = "/stop", "/quit"  # no run's name has a slash
 READY, BEGAN, TOLD, ENDED, BUSY, FAILED = "ready", "began", "told", "ended", "busy", "failed"
-SPAWN = multiprocessing.get_context("spawn")  # a fork would take over the locks of threads that it does not have
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-def start(target: Callable[..., None], *arguments: Any, own_cores: Sequence[int] = ()) -> tuple[Any, Any]:
-    """(this end of the pipe, process) of `target(its end, *arguments)` on these cores; empty: on all.
-
-    The process is bound from its first moment, so that every pool of threads in it has the size of its share, and
-    signals wait until it is ready for them.
-    """
-    ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=target, args=(theirs, *arguments), name=target.__name__)
-    with _bound_to(own_cores), _signals_wait():
-        process.start()
-    theirs.close()  # the process has the only other end
-    return ours, process
-
-
-@contextlib.contextmanager
-def _bound_to(own_cores: Sequence[int]) -> Iterator[None]:
-    if not own_cores:
-        yield
-        return
-    before = os.sched_getaffinity(0)  # of this thread; a process that it starts takes it over
-    os.sched_setaffinity(0, own_cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-@contextlib.contextmanager
-def _signals_wait() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _leave_signals_to_parent() -> None:
-    """A terminal's signals go to the whole group, and a batch system's to every process: the parent decides."""
-    for number in ENDING:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+Order = str | tuple[str, str]
 
 
 def work(pipe: Any, share: Share, plan: Plan, place: str, unfinished: Sequence[str]) -> None:
@@ -82,8 +39,8 @@ def work(pipe: Any, share: Share, plan: Plan, place: str, unfinished: Sequence[s
 
     `place` is the workdir as a person names it.
     """
-    _leave_signals_to_parent()
-    stop, given = threading.Event(), queue.SimpleQueue[str]()
+    children.leave_signals_to_parent()
+    stop, given = threading.Event(), queue.SimpleQueue[Order]()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())  # whoever sends it to this process alone means its run
     share.take(os.environ)
     parent, planned = _Parent(pipe), {run.name: run for run in plan.runs}
@@ -92,23 +49,26 @@ def work(pipe: Any, share: Share, plan: Plan, place: str, unfinished: Sequence[s
         workdir = storage.expand(place)
         sweep.prepare(plan, unfinished)
         parent.tell(READY)
-        while (name := given.get()) != QUIT:
-            directory = RunDirectory(workdir / name)
-            with directory.lock() as holder:
-                if holder:
-                    parent.tell(BUSY, holder)
-                    continue
-                parent.tell(BEGAN)
-                status = directory.status  # another start may have finished it meanwhile
-                if status not in FINISHED:
-                    status = sweep.run_one(plan, planned[name], directory, parent, stop.is_set)
-            parent.tell(ENDED, status)
+        with contextlib.closing(Ahead()) as ahead:
+            while not isinstance(order := given.get(), str):  # QUIT
+                name, following = order
+                directory = RunDirectory(workdir / name)
+                with directory.lock() as holder:
+                    if holder:
+                        parent.tell(BUSY, holder)
+                        continue
+                    parent.tell(BEGAN)
+                    status = directory.status  # another start may have finished it meanwhile
+                    if status not in FINISHED:
+                        ahead.before(planned[name].settings, planned[following].settings if following else None)
+                        status = sweep.run_one(plan, planned[name], directory, parent, stop.is_set)
+                parent.tell(ENDED, status)
     except Exception as error:  # noqa: BLE001 - it is the parent's to judge
         parent.tell(FAILED, portable(error))
 
 
-def _take_orders(pipe: Any, stop: threading.Event, given: "queue.SimpleQueue[str]") -> None:
-    order = ""
+def _take_orders(pipe: Any, stop: threading.Event, given: "queue.SimpleQueue[Order]") -> None:
+    order: Order = ""
     try:
         while order != QUIT:
             order = pipe.recv()
@@ -158,7 +118,7 @@ def portable(error: Exception) -> Exception:
 
 def ask_machine() -> Machine:
     """What there is to divide, from a process that gives the devices back by ending."""
-    pipe, process = start(describe)
+    pipe, process = children.start(describe)
     try:
         answer = pipe.recv()
     except EOFError:
@@ -175,7 +135,7 @@ def ask_machine() -> Machine:
 
 def describe(pipe: Any) -> None:
     """Sends what jax finds here, or the error that it ends with."""
-    _leave_signals_to_parent()
+    children.leave_signals_to_parent()
     try:
         processes.join(None, None, None)  # as a run would
         if processes.several():

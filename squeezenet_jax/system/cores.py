@@ -1,6 +1,7 @@
-"""How many cores there are to share work among. Standard library only."""
+"""How many cores there are to share work among, and how idle they are. Standard library only."""
 
 import os
+import time
 from pathlib import Path
 
 
@@ -14,6 +15,30 @@ def usable() -> list[int]:
     if not hasattr(os, "sched_getaffinity"):
         return []
     return sorted(os.sched_getaffinity(0), key=_place)
+
+
+class IdleCores:
+    """How many of the cores that this process may use are idle, on average from one look to the next."""
+
+    def __init__(self) -> None:
+        self._began, self._before = time.monotonic(), _idle_seconds()
+
+    def look(self) -> float:
+        began, before = self._began, self._before
+        self._began, self._before = time.monotonic(), _idle_seconds()
+        return (self._before - before) / max(self._began - began, 1e-9)
+
+
+def _idle_seconds() -> float:
+    """That they have been idle, all together; where no /proc tells, that this process has left them idle."""
+    try:
+        text = Path("/proc/stat").read_text()
+    except OSError:
+        return cores() * time.monotonic() - time.process_time()
+    mine = {f"cpu{core}" for core in usable()}
+    of_mine = [fields for line in text.splitlines() if (fields := line.split())[0] in mine]
+    ticks = sum(int(idle) + int(waits_for_disk) for _, _, _, _, idle, waits_for_disk, *_ in of_mine)
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _place(core: int) -> tuple[int, int, int]:

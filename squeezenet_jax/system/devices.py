@@ -31,13 +31,22 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def keeps_compiled_programs() -> bool:
+    return bool(_cache()) and jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+
+
+def _cache() -> str | None:
+    place: str | None = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    return place
+
+
 @contextlib.contextmanager
 def compiled_once(what: object) -> Iterator[None]:
     """Where several processes of this machine compile the programs of `what` at the same time, lets one go first.
 
     The others wait, and find in the cache what it compiled. `what` is known by its repr.
     """
-    place: str | None = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    place = _cache()
     if not place or "://" in place or processes.several():  # processes that compute together wait for each other
         yield
         return

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
-from squeezenet_jax.data import labels, sources
+from squeezenet_jax.data import catalog, labels, sources
 from squeezenet_jax.data.batches import TrainBatches
 from squeezenet_jax.runs.checkpoint import Checkpoints
 from squeezenet_jax.runs.directory import RunDirectory, whole_steps
@@ -145,6 +146,19 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
         if settings.compress.share != "none":
             write_compressed(directory)
     return "stalled" if processes.from_main(monitor.stalled) else "done"
+
+
+def compile_ahead(settings: Settings) -> None:
+    """Compiles, for the cache on the disk, what another process will need to begin this run. Reads no images."""
+    data, batch_size, mesh = settings.data, settings.train.batch_size, devices.data_mesh()
+    split = catalog.parse_split("data.train_split", data.train_split, data.name, catalog.info(data.name, data.dir))
+    steps_per_epoch = (split.stop - split.start) / batch_size
+    schedule, seedless = Schedule.of(settings, steps_per_epoch), dataclasses.replace(settings, seed=0)
+    shape = (min(batch_size, LSUV_IMAGES), data.image_size, data.image_size, data.channels)
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    with devices.compiled_once(seedless):
+        steps = compile_steps(seedless, schedule.total_steps, steps_per_epoch, mesh)
+        init_state(seedless, steps, image, devices.run_key(0, mesh), mesh)
 
 
 def loop(run: Run, schedule: Schedule, cut_short: bool) -> None:

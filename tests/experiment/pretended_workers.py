@@ -14,9 +14,10 @@ def pretend(pipe, share, plan, place, unfinished):
     """A worker: a run is done at once, unless a file in the workdir, named like the run, says what happens to it."""
     workdir = Path(place)
     pipe.send((READY,))
-    while (name := pipe.recv()) != QUIT:
-        if name == STOP:
+    while (order := pipe.recv()) != QUIT:
+        if order == STOP:
             continue
+        name, following = order
         pipe.send((BEGAN,))
         fate = workdir.with_name("fates") / name
         fate = fate.read_text() if fate.exists() else ""
@@ -34,7 +35,7 @@ def pretend(pipe, share, plan, place, unfinished):
         if fate == "slow":
             assert pipe.recv() == STOP
         status = "preempted" if fate == "slow" else "done"
-        directory.write_status(status, str(os.getpid()))
+        directory.write_status(status, f"{os.getpid()} {following}")
         pipe.send((ENDED, status))
 
 

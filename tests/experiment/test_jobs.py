@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 from test_sweep import experiment, planned
 
-from squeezenet_jax.experiment import jobs, sweep, worker
+from squeezenet_jax.experiment import ahead, jobs, sweep, worker
 from squeezenet_jax.experiment.shares import Machine, Share
 from squeezenet_jax.experiment.worker import BEGAN, BUSY, ENDED, QUIT, READY, TOLD
 from squeezenet_jax.runs.directory import RunDirectory
-from squeezenet_jax.system import storage
+from squeezenet_jax.system import children, storage
 from squeezenet_jax.system.errors import UserError
 
 
@@ -40,15 +40,30 @@ def go(tmp_path, monkeypatch):
 
 def test_workers_take_different_settings_first_and_keep_to_those_whose_programs_they_have(go, tmp_path):
     assert go()[0] == ["done"] * 4
-    pids = [RunDirectory(tmp_path / "runs" / run.name).read_status()["message"] for run in planned().runs]
+    pids = [pid for pid, _ in told(tmp_path, planned())]
     assert pids[0] == pids[1] != pids[2] == pids[3]
     assert sweep.compare(planned(), tmp_path / "runs").rows  # the workdir is this plan's
+
+
+def told(tmp_path, plan):
+    """By run: who ran it, and what else it could have compiled."""
+    messages = [RunDirectory(tmp_path / "runs" / run.name).read_status()["message"] for run in plan.runs]
+    return [tuple(message.split(" ")) for message in messages]
+
+
+def test_a_worker_may_compile_a_setting_that_nobody_has_begun(go, tmp_path):
+    bypasses = ("none", "simple", "complex")
+    assert go(bypasses=bypasses)[0] == ["done"] * 6
+    *others, (_, beside_complex), _ = told(tmp_path, planned(experiment(bypasses=bypasses)))
+    assert beside_complex == "bypass=simple,seed=0"  # none is the other worker's
+    assert {following for _, following in others} == {""}
 
 
 def test_a_setting_that_would_be_left_for_all_in_the_end_is_begun_early(go):
     statuses, output = go(bypasses=("none", "simple", "complex"))
     assert statuses == ["done"] * 6
     started = [line.split()[2] for line in output.splitlines() if line.endswith(": started")]
+    assert "bypass=complex,seed=0:" in started[:2]  # it takes longest: at the end another would wait for it
     assert set(started[:3]) == {"bypass=none,seed=0:", "bypass=simple,seed=0:", "bypass=complex,seed=0:"}
 
 
@@ -86,7 +101,7 @@ def test_what_cannot_start_is_one_line_and_nothing_is_written(go, tmp_path, monk
 
 
 def test_a_worker_leaves_a_run_that_somebody_else_is_at(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "_leave_signals_to_parent", lambda: None)
+    monkeypatch.setattr(children, "leave_signals_to_parent", lambda: None)
     monkeypatch.setattr(sweep, "prepare", lambda plan, names: None)
 
     def one(plan, planned_run, directory, reporter, should_stop):
@@ -94,17 +109,20 @@ def test_a_worker_leaves_a_run_that_somebody_else_is_at(tmp_path, monkeypatch):
         directory.write_status("stalled")
         return "stalled"
 
+    compiled = []
     monkeypatch.setattr(sweep, "run_one", one)
+    monkeypatch.setattr(ahead.Ahead, "before", lambda self, *settings: compiled.append(settings))
     monkeypatch.delenv("WITH", raising=False)
     ours, theirs = multiprocessing.Pipe()
     names = [run.name for run in planned().runs]
-    for order in (names[0], names[1], QUIT):
+    for order in ((names[0], names[2]), (names[1], ""), QUIT):
         ours.send(order)
     handler = signal.getsignal(signal.SIGTERM)
     with RunDirectory(tmp_path / names[1]).lock():
         worker.work(theirs, Share({"WITH": "2"}), planned(), str(tmp_path), names)
     signal.signal(signal.SIGTERM, handler)
     assert os.environ.pop("WITH") == "2"
+    assert compiled == [(planned().runs[0].settings, planned().runs[2].settings)]
     answers = [ours.recv() for _ in range(5)]
     assert answers[:4] == [(READY,), (BEGAN,), (TOLD, "record", {"step": 7}), (ENDED, "stalled")]
     assert answers[4][0] == BUSY and f"process {os.getpid()}" in answers[4][1]
@@ -127,6 +145,6 @@ def test_a_worker_is_told_the_place_in_the_bucket_and_not_the_copy_of_this_proce
     def start(target, share, plan, place, unfinished, own_cores):
         raise KeyError(place)
 
-    monkeypatch.setattr(worker, "start", start)
+    monkeypatch.setattr(children, "start", start)
     with pytest.raises(KeyError, match="'s3://squeeze-bucket/runs'"):
         jobs._Worker(Share({}), planned(), storage.expand("s3://squeeze-bucket/runs"), [])

@@ -23,11 +23,11 @@ def start():
     """Starts a training, in a session of its own: whatever of it is left at the end of the test is killed."""
     started = []
 
-    def start(workdir, *args, environment=ENVIRONMENT, **overrides):
+    def start(workdir, *args, environment=ENVIRONMENT, launch=(), **overrides):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen(
-            command(workdir, *args, **overrides), cwd=ROOT, env=environment, text=True, start_new_session=True, **pipes
-        )
+        line = command(workdir, *args, **overrides)
+        line[: len(launch)] = launch  # in place of `python launch.py`
+        process = subprocess.Popen(line, cwd=ROOT, env=environment, text=True, start_new_session=True, **pipes)
         started.append(process)
         return process
 
