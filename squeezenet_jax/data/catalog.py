@@ -181,6 +181,12 @@ def check_shared(data: DataSettings, shared: int, what: str) -> None:
         )
 
 
+def count(data: DataSettings, field: str) -> int:
+    """How many images the split has that `data.<field>` names (`train_split` or `eval_split`)."""
+    split = parse_split(f"data.{field}", getattr(data, field), data.name, info(data.name, data.dir))
+    return split.stop - split.start
+
+
 def parse_split(field: str, text: str, dataset: str, found: DatasetInfo) -> Split:
     """Reads a part as TFDS writes it: `train`, `train[:80%]`, `train[-100:]`; percentages round to nearest."""
     match = re.fullmatch(r"(\w+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", text)

@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from squeezenet_jax.data import catalog
 from squeezenet_jax.experiment import shares, sweep, worker
 from squeezenet_jax.experiment.planning import Plan, PlannedRun
 from squeezenet_jax.experiment.progress import Progress, RunReporter, SideBySide
@@ -47,7 +48,7 @@ def run(plan: Plan, workdir: Path, jobs: shares.Jobs, console: Console, should_s
 def _work(planned: PlannedRun) -> float:
     """How long a run takes beside the sweep's other ones, roughly: as its multiply-adds."""
     _, macs = planned.cost
-    return macs * planned.settings.train.epochs
+    return macs * planned.settings.train.epochs * catalog.count(planned.settings.data, "train_split")
 
 
 class _Worker:
@@ -90,8 +91,10 @@ class _Sweep:
         self._plan, self._workdir, self._unfinished = plan, workdir, unfinished
         self._progress, self._should_stop = progress, should_stop
         self._number = {planned.name: number for number, planned in enumerate(plan.runs, start=1)}
-        waiting = (planned for planned in plan.runs if planned.name in unfinished)
-        self._waiting = sorted(waiting, key=_work, reverse=True)  # else one may be at a long one alone in the end
+        waiting = [planned for planned in plan.runs if planned.name in unfinished]
+        self._work = {planned.name: _work(planned) for planned in waiting}
+        # Long ones first: in the end somebody may be at one alone.
+        self._waiting = sorted(waiting, key=lambda planned: self._work[planned.name], reverse=True)
         self._workers: list[_Worker] = []
         self._begun: set[str] = set()  # settings
         self._busy: dict[str, str] = {}  # run -> who else is at it
@@ -148,7 +151,7 @@ class _Sweep:
                 given.append((idle, self._next(idle)))
         for one, planned in given:  # now that all have theirs, it is known what nobody has begun
             one.give(planned, self._following(one))
-        self._progress.waiting = len(self._waiting)
+        self._progress.waiting = [self._work[planned.name] for planned in self._waiting]
         self._progress.say()
 
     def _claim(self) -> None:
@@ -171,10 +174,11 @@ class _Sweep:
         A worker keeps to the setting whose programs it has while there are as many new ones as workers. The last ones
         are begun early: in the end all would wait for the programs of the same one.
         """
+        following = [planned for planned in self._waiting if planned == idle.following]
         own = [planned for planned in self._waiting if planned.setting == idle.setting]
         new = [planned for planned in self._waiting if planned.setting not in self._begun]
         few = len({planned.setting for planned in new}) < len(self._workers)
-        chosen = (new if new and (few or not own) else own or self._waiting)[0]
+        chosen = (following or new)[0] if new and (few or not own) else (own or self._waiting)[0]
         self._begun.add(chosen.setting)
         self._waiting.remove(chosen)
         return chosen
@@ -200,7 +204,7 @@ class _Sweep:
         elif one.run:
             name, total = one.run.name, len(self._number)
             if kind == worker.BEGAN:
-                one.reporter = self._progress.begin(name, self._number[name], total)
+                one.reporter = self._progress.begin(name, self._number[name], total, self._work[name])
             elif kind == worker.BUSY:
                 self._busy[name] = content[0]
                 self._progress.skip(name, self._number[name], total, f"is being run by {content[0]}")

@@ -46,14 +46,17 @@ class Progress:
 class SideBySide:
     """Reports runs that run at the same time: a line for each, and one for all with the time that is left. A context.
 
-    `waiting` is how many runs have not begun, for whoever begins them to set.
+    `waiting` is how long each run is that has not begun, for whoever begins them to set, in any unit: the same as of
+    `work` where one begins.
     """
 
     def __init__(self, console: Console, jobs: int) -> None:
         self._console, self._quiet_seconds = console, jobs * QUIET_SECONDS
-        self.waiting = self._ended = 0
+        self.waiting: Sequence[float] = ()
+        self._ended = 0
         self._running: dict[str, RunReporter] = {}
-        self._ended_seconds: list[float] = []
+        self._work: dict[str, float] = {}
+        self._ended_paces: list[float] = []  # seconds for each unit of work
         self._live: Live | None = None
         if console.is_terminal:
             self._live = Live(get_renderable=self._lines, console=console, transient=True)
@@ -71,19 +74,19 @@ class SideBySide:
     def skip(self, name: str, number: int, total: int, why: str) -> None:
         _print(self._console, f"run {number}/{total} {name}: {why}")
 
-    def begin(self, name: str, number: int, total: int) -> "RunReporter":
+    def begin(self, name: str, number: int, total: int, work: float = 1.0) -> "RunReporter":
         """The reporter of a run that begins; `end` ends it."""
         reporter = RunReporter(self._console, f"run {number}/{total} {name}", quiet_seconds=self._quiet_seconds)
         if self._live:
             reporter.show = lambda: None  # its line is asked for as often as the display is drawn
-        self._running[name] = reporter
+        self._running[name], self._work[name] = reporter, work
         return reporter.__enter__()
 
     def end(self, name: str) -> None:
         reporter = self._running.pop(name)
         reporter.__exit__()
         self._ended += 1
-        self._ended_seconds.append(reporter.seconds)
+        self._ended_paces.append(reporter.seconds / self._work[name])
 
     def say(self) -> None:
         """Prints the line for all, now and then, where the output is no terminal."""
@@ -93,33 +96,35 @@ class SideBySide:
 
     def whole(self) -> str:
         """How far all of it is, such as "all: 3 of 9 runs ended, 4 running, 12m05s left"."""
-        running = list(self._running.values())
-        total = self._ended + len(running) + self.waiting
+        running, waiting = dict(self._running), list(self.waiting)
+        total = self._ended + len(running) + len(waiting)
         text = f"all: {self._ended} of {total} runs ended, {len(running)} running"
-        expected = [reporter.expected_seconds() for reporter in running]
-        typical = _mean(self._ended_seconds) or _mean([whole for whole in expected if whole])
-        if typical is None or not running:
+        expected = {name: reporter.expected_seconds() for name, reporter in running.items()}
+        paces = [whole / self._work[name] for name, whole in expected.items() if whole]
+        pace = _mean(self._ended_paces) or _mean(paces)
+        if pace is None or not running:
             return text
         left = [
-            max((whole or typical) - reporter.seconds, 0.0) for whole, reporter in zip(expected, running, strict=True)
+            max((expected[name] or pace * self._work[name]) - reporter.seconds, 0.0)
+            for name, reporter in running.items()
         ]
-        return text + _left(seconds_until_all_ended(left, self.waiting, typical))
+        return text + _left(seconds_until_all_ended(left, [pace * work for work in waiting]))
 
     def _lines(self) -> Group:
         lines = [*(reporter.line() for reporter in list(self._running.values())), self.whole()]
         return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
 
 
-def seconds_until_all_ended(running: Sequence[float], waiting: int, typical: float) -> float:
-    """When the last run ends if each that waits takes `typical` seconds and the place of the first that ends.
+def seconds_until_all_ended(running: Sequence[float], waiting: Sequence[float]) -> float:
+    """When the last run ends if each that waits, with its own seconds, takes the place of the first that ends.
 
-    >>> seconds_until_all_ended([10.0, 40.0], waiting=2, typical=30.0)
+    >>> seconds_until_all_ended([10.0, 40.0], waiting=[30.0, 30.0])
     70.0
     """
     ends = list(running)
     heapq.heapify(ends)
-    for _ in range(waiting):
-        heapq.heapreplace(ends, ends[0] + typical)
+    for seconds in waiting:
+        heapq.heapreplace(ends, ends[0] + seconds)
     return max(ends)
 
 

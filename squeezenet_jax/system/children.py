@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,38 @@ SPAWN = multiprocessing.get_context("spawn")  # a fork would take over the locks
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def start(target: Callable[..., None], *arguments: Any, own_cores: Sequence[int] = ()) -> tuple[Any, Any]:
+def start(
+    target: Callable[..., None], *arguments: Any, own_cores: Sequence[int] = (), urgent: bool = True
+) -> tuple[Any, Any]:
     """(this end of the pipe, process) of `target(its end, *arguments)` on these cores; empty: on all.
 
     The process is bound from its first moment, so that every pool of threads in it has the size of its share, and
-    signals wait until it is ready for them.
+    signals wait until it is ready for them. One that is not `urgent` runs where a core has nothing else to do, if
+    `gives_way` says that this is possible.
     """
+    resource_tracker.ensure_running()  # the first process would start it, and let signals through
+    if urgent:
+        return _start(target, arguments, own_cores)
+    with ThreadPoolExecutor(1, initializer=_give_way) as thread:  # which a process inherits from the thread it is of
+        return thread.submit(_start, target, arguments, own_cores).result()
+
+
+def _start(target: Callable[..., None], arguments: Sequence[Any], own_cores: Sequence[int]) -> tuple[Any, Any]:
     ours, theirs = SPAWN.Pipe()
     process = SPAWN.Process(target=target, args=(theirs, *arguments), name=target.__name__)
     with _bound_to(own_cores), _signals_wait():
         process.start()
     theirs.close()  # the process has the only other end
     return ours, process
+
+
+def gives_way() -> bool:
+    """Whether a process that is not urgent can be had here."""
+    return hasattr(os, "SCHED_IDLE")
+
+
+def _give_way() -> None:
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # of this thread; it cannot be taken back
 
 
 @contextlib.contextmanager
@@ -58,24 +80,7 @@ def leave_signals_to_parent() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
-def use_idle_cores_only() -> None:
-    """From now on this process runs where a core has nothing else to do, and is the first to go if memory runs out.
-
-    That is Linux; elsewhere it has the lowest of the usual priorities.
-    """
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    else:
-        os.nice(19)
+def go_first_if_memory_runs_out() -> None:
+    """Linux; elsewhere nothing changes."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-
-
-def use_cores_like_others(pid: int) -> None:
-    """Takes `use_idle_cores_only` back, where that is possible, for a process that somebody now waits for."""
-    if not hasattr(os, "SCHED_IDLE"):
-        return
-    for _ in range(2):  # its threads may have started others meanwhile
-        with contextlib.suppress(OSError):  # it has ended, or one of them
-            for thread in os.listdir(f"/proc/{pid}/task"):
-                os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))

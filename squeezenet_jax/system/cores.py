@@ -1,5 +1,6 @@
 """How many cores there are to share work among, and how idle they are. Standard library only."""
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -18,7 +19,10 @@ def usable() -> list[int]:
 
 
 class IdleCores:
-    """How many of the cores that this process may use are idle, on average from one look to the next."""
+    """How many of the cores that this process may use are idle, on average from one look to the next.
+
+    0 where the system does not tell, or where a container has a quota of their time: idle cores are not its own there.
+    """
 
     def __init__(self) -> None:
         self._began, self._before = time.monotonic(), _idle_seconds()
@@ -26,15 +30,24 @@ class IdleCores:
     def look(self) -> float:
         began, before = self._began, self._before
         self._began, self._before = time.monotonic(), _idle_seconds()
-        return (self._before - before) / max(self._began - began, 1e-9)
+        return 0.0 if _has_quota() else (self._before - before) / max(self._began - began, 1e-9)
+
+
+def _has_quota() -> bool:
+    """Of the CPU's time, by Linux's control groups, version 2 and 1."""
+    for name, unlimited in (("cpu.max", "max"), ("cpu/cpu.cfs_quota_us", "-1")):
+        with contextlib.suppress(OSError):
+            if not (Path("/sys/fs/cgroup") / name).read_text().startswith(unlimited):
+                return True
+    return False
 
 
 def _idle_seconds() -> float:
-    """That they have been idle, all together; where no /proc tells, that this process has left them idle."""
+    """That they have been idle, all together; 0 where no /proc tells."""
     try:
         text = Path("/proc/stat").read_text()
     except OSError:
-        return cores() * time.monotonic() - time.process_time()
+        return 0.0
     mine = {f"cpu{core}" for core in usable()}
     of_mine = [fields for line in text.splitlines() if (fields := line.split())[0] in mine]
     ticks = sum(int(idle) + int(waits_for_disk) for _, _, _, _, idle, waits_for_disk, *_ in of_mine)

@@ -29,15 +29,15 @@ def keep_compiled_programs() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "squeezenet_jax" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if available()[0].platform == "cpu":  # else each program is named after the cache's path, too, for GPUs' sake
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
-def keeps_compiled_programs() -> bool:
-    return bool(_cache()) and jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
-
-
-def _cache() -> str | None:
+def local_cache() -> Path | None:
+    """Where compiled programs are kept, if that is a folder of this machine."""
     place: str | None = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    return place
+    is_on: bool = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    return Path(place) if place and is_on and "://" not in place else None
 
 
 @contextlib.contextmanager
@@ -46,15 +46,15 @@ def compiled_once(what: object) -> Iterator[None]:
 
     The others wait, and find in the cache what it compiled. `what` is known by its repr.
     """
-    place = _cache()
-    if not place or "://" in place or processes.several():  # processes that compute together wait for each other
+    place = local_cache()
+    if place is None or processes.several():  # processes that compute together wait for each other
         yield
         return
     with contextlib.ExitStack() as stack:
         # A byte for each `what` of one file that is never written to. The system unlocks it when the process ends.
         with contextlib.suppress(OSError):  # no such folder can be made, or a file system without locks
-            Path(place).mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(Path(place) / "compiling", "a"))
+            place.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(place / "compiling", "a"))
             byte = int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:7])
             fcntl.lockf(file, fcntl.LOCK_EX, 1, byte)
         yield

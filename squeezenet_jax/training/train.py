@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from squeezenet_jax.data import catalog, labels, sources
+from squeezenet_jax.data import labels, sources
 from squeezenet_jax.data.batches import TrainBatches
 from squeezenet_jax.runs.checkpoint import Checkpoints
 from squeezenet_jax.runs.directory import RunDirectory, whole_steps
@@ -32,7 +33,7 @@ from squeezenet_jax.training.run import (
     restore,
     write_compressed,
 )
-from squeezenet_jax.training.steps import LSUV_IMAGES, init_state
+from squeezenet_jax.training.steps import LSUV_IMAGES, Steps, init_state
 from squeezenet_jax.weights import transfer
 from squeezenet_jax.weights.formats.sqz.contexts import MAX_WEIGHTS
 
@@ -107,9 +108,8 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
         open_loader(settings, batches, eval_batches, directory, reporter) as loader,
     ):
         watchdog.phase("compilation")
-        seedless = dataclasses.replace(settings, seed=0)
-        with devices.compiled_once(seedless):
-            steps = compile_steps(seedless, schedule.total_steps, batches.steps_per_epoch, mesh)
+        with devices.compiled_once(dataclasses.replace(settings, seed=0)):
+            steps = compile_for(settings, batches.steps_per_epoch, mesh)
             key = devices.run_key(settings.seed, mesh)
 
             watchdog.phase("the start: reading a checkpoint, or initialisation")
@@ -148,17 +148,20 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
     return "stalled" if processes.from_main(monitor.stalled) else "done"
 
 
-def compile_ahead(settings: Settings) -> None:
-    """Compiles, for the cache on the disk, what another process will need to begin this run. Reads no images."""
-    data, batch_size, mesh = settings.data, settings.train.batch_size, devices.data_mesh()
-    split = catalog.parse_split("data.train_split", data.train_split, data.name, catalog.info(data.name, data.dir))
-    steps_per_epoch = (split.stop - split.start) / batch_size
-    schedule, seedless = Schedule.of(settings, steps_per_epoch), dataclasses.replace(settings, seed=0)
-    shape = (min(batch_size, LSUV_IMAGES), data.image_size, data.image_size, data.channels)
-    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    with devices.compiled_once(seedless):
-        steps = compile_steps(seedless, schedule.total_steps, steps_per_epoch, mesh)
-        init_state(seedless, steps, image, devices.run_key(0, mesh), mesh)
+def compile_ahead(settings: Settings, steps_per_epoch: float) -> None:
+    """Compiles all that a run needs before its first step, for the cache on the disk. Reads no images."""
+    data, mesh = settings.data, devices.data_mesh()
+    steps = compile_for(settings, steps_per_epoch, mesh)
+    shape = (min(settings.train.batch_size, LSUV_IMAGES), data.image_size, data.image_size, data.channels)
+    init_state(
+        settings, steps, np.random.default_rng(0).integers(0, 256, shape, np.uint8), devices.run_key(0, mesh), mesh
+    )
+
+
+def compile_for(settings: Settings, steps_per_epoch: float, mesh: Mesh) -> Steps:
+    """The programs of a run, which all seeds of its setting share."""
+    total_steps = Schedule.of(settings, steps_per_epoch).total_steps
+    return compile_steps(dataclasses.replace(settings, seed=0), total_steps, steps_per_epoch, mesh)
 
 
 def loop(run: Run, schedule: Schedule, cut_short: bool) -> None:

@@ -2,7 +2,10 @@
 
 import contextlib
 import dataclasses
+import errno
+import os
 import time
+from pathlib import Path
 
 import jax
 import pytest
@@ -11,6 +14,7 @@ from tiny_settings import make_settings
 
 from squeezenet_jax.experiment import ahead, sweep
 from squeezenet_jax.system import children, cores, devices, processes
+from squeezenet_jax.training import train
 
 NONE, SIMPLE, COMPLEX = (make_settings(model__bypass=bypass, seed=3) for bypass in ("none", "simple", "complex"))
 possible = ahead._possible  # before conftest.py's fixture
@@ -20,8 +24,7 @@ class Compiling:
     """A process that compiles until it is told that it has ended."""
 
     def __init__(self, settings):
-        self.settings, self.pid, self.alive, self.hurried = settings, 7, True, False
-        self.pipe = self
+        self.settings, self.alive = settings, True
 
     def is_alive(self):
         return self.alive
@@ -40,18 +43,15 @@ class Compiling:
 def started(monkeypatch):
     started = []
 
-    def start(target, settings):
-        assert target is ahead.compile_and_end
+    def start(target, settings, steps_per_epoch, scratch, *, urgent):
+        assert target is ahead.compile_and_end and steps_per_epoch == 6.0 and not urgent
+        assert os.listdir(scratch) == []
         started.append(Compiling(settings))
         return started[-1], started[-1]
-
-    def hurry(pid):
-        started[-1].hurried = True
 
     monkeypatch.setattr(ahead, "_possible", lambda: True)
     monkeypatch.setattr(cores.IdleCores, "look", lambda self: 1.0)
     monkeypatch.setattr(children, "start", start)
-    monkeypatch.setattr(children, "use_cores_like_others", hurry)
     return started
 
 
@@ -87,24 +87,25 @@ def test_what_this_process_has_compiled_itself_is_not_compiled_again(started):
     assert len(started) == 1
 
 
-def test_there_is_one_process_at_a_time_and_it_is_waited_for_only_by_its_own_setting(started):
+def test_there_is_one_process_at_a_time_which_is_given_up_where_its_own_setting_begins(started):
     compiler = compiler_behind_a_run()
     compiler.before(NONE, SIMPLE)
     compiler.before(dataclasses.replace(NONE, seed=4), COMPLEX)
-    assert not started[0].hurried
+    assert started[0].alive
     compiler.before(SIMPLE, COMPLEX)
-    assert started[0].hurried and len(started) == 1
-    started[0].alive = False
-    compiler.before(dataclasses.replace(SIMPLE, seed=4), COMPLEX)
+    assert not started[0].alive
     assert [one.settings.model.bypass for one in started] == ["simple", "complex"]
     compiler.close()
     assert not started[1].alive
 
 
-@pytest.mark.parametrize("why", ["the cache is off", "nothing is kept", "several processes", "a GPU"])
+@pytest.mark.parametrize(
+    "why", ["the cache is off", "nothing is kept", "in a bucket", "several processes", "a GPU", "not Linux"]
+)
 def test_it_is_only_done_where_it_is_of_use_and_disturbs_nobody(monkeypatch, why):
     changed = {"the cache is off": ("jax_enable_compilation_cache", False)}
     changed["nothing is kept"] = ("jax_compilation_cache_dir", None)
+    changed["in a bucket"] = ("jax_compilation_cache_dir", "gs://bucket/programs")
     with keeping("jax_enable_compilation_cache", "jax_compilation_cache_dir"):
         jax.config.update("jax_compilation_cache_dir", "somewhere")
         assert possible()
@@ -114,6 +115,8 @@ def test_it_is_only_done_where_it_is_of_use_and_disturbs_nobody(monkeypatch, why
             monkeypatch.setattr(processes, "several", lambda: True)
         if why == "a GPU":
             monkeypatch.setattr(devices, "available", lambda: [type("Device", (), {"platform": "gpu"})])
+        if why == "not Linux":
+            monkeypatch.delattr(os, "SCHED_IDLE")
         assert not possible()
 
 
@@ -163,5 +166,48 @@ def test_what_is_unfinished_in_the_end_is_given_up(monkeypatch):
     assert not process.is_alive() and process.exitcode < 0
 
 
-def sleep(pipe, settings):
+def sleep(pipe, *arguments):
     time.sleep(1000)
+
+
+def test_a_process_that_cannot_be_started_costs_the_run_nothing(started, monkeypatch):
+    def start(*arguments, urgent):
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(children, "start", start)
+    compiler = compiler_behind_a_run()
+    compiler.before(NONE, SIMPLE)
+    compiler.before(SIMPLE, COMPLEX)
+    compiler.close()
+
+
+def test_programs_appear_in_the_cache_when_all_are_there(tmp_path, monkeypatch):
+    cache, scratch = tmp_path / "cache", tmp_path / "scratch"
+    for folder in (cache, scratch):
+        folder.mkdir()
+    (cache / "old-cache").write_text("old")
+
+    def compile_ahead(settings, steps_per_epoch):
+        for name in ("old-cache", "new-cache"):
+            (Path(jax.config.jax_compilation_cache_dir) / name).write_text("new")
+        assert os.listdir(cache) == ["old-cache"]
+
+    monkeypatch.setattr(train, "compile_ahead", compile_ahead)
+    monkeypatch.setattr(devices, "keep_compiled_programs", lambda: None)
+    for what in ("leave_signals_to_parent", "go_first_if_memory_runs_out"):
+        monkeypatch.setattr(children, what, lambda: None)
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    monkeypatch.setattr(ahead, "_end_with_parent", lambda pipe: None)
+    with keeping("jax_compilation_cache_dir"):
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        ahead.compile_and_end(None, SIMPLE, 6.0, str(scratch))
+    assert {file.name: file.read_text() for file in cache.iterdir()} == {"old-cache": "old", "new-cache": "new"}
+
+
+def test_what_fails_there_is_left_to_the_run_and_its_terminal_alone(capfd):
+    wrong = dataclasses.replace(SIMPLE, train=dataclasses.replace(SIMPLE.train, batch_size=17))
+    pipe, process = children.start(ahead.compile_and_end, wrong, 6.0, "/nowhere", urgent=False)
+    process.join()
+    pipe.close()
+    assert process.exitcode == 0
+    assert capfd.readouterr() == ("", "")

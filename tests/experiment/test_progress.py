@@ -10,9 +10,10 @@ from squeezenet_jax.experiment.progress import SideBySide, seconds_until_all_end
 
 
 def test_a_run_that_waits_takes_the_first_place_that_is_free():
-    assert seconds_until_all_ended([10.0, 40.0], waiting=0, typical=30.0) == 40.0
-    assert seconds_until_all_ended([10.0, 40.0], waiting=1, typical=30.0) == 40.0
-    assert seconds_until_all_ended([10.0, 40.0], waiting=2, typical=30.0) == 70.0
+    assert seconds_until_all_ended([10.0, 40.0], waiting=[]) == 40.0
+    assert seconds_until_all_ended([10.0, 40.0], waiting=[30.0]) == 40.0
+    assert seconds_until_all_ended([10.0, 40.0], waiting=[30.0, 30.0]) == 70.0
+    assert seconds_until_all_ended([10.0, 40.0], waiting=[30.0, 5.0]) == 45.0
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -21,7 +22,7 @@ def test_there_is_a_line_for_each_run_and_one_for_all_with_the_time_left(monkeyp
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     file = io.StringIO()
     with SideBySide(Console(file=file, force_terminal=terminal, width=200), jobs=2) as shown:
-        shown.waiting = 3
+        shown.waiting = [1.0, 1.0, 1.0]
         reporters = [shown.begin(f"[seed]={seed}", seed + 1, 5) for seed in (0, 1)]  # rich would read it as markup
         assert shown.whole() == "all: 0 of 5 runs ended, 2 running"
         for reporter in reporters:

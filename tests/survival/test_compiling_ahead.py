@@ -30,47 +30,49 @@ def training_steps(cache):
     return len(list(cache.glob("jit_train_step-*-cache")))
 
 
+def compiling(process):
+    """The process that compiles ahead."""
+    found = [pid for pid in descendants(process.pid) if b"spawn_main" in cmdline(pid)]
+    return found[0] if found else None
+
+
+def cmdline(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended
+        return b""
+
+
 @pytest.mark.slow
 @pytest.mark.long
-def test_both_end_as_alone_and_no_program_is_compiled_twice(start_both, tmp_path, digits):
+def test_programs_are_there_before_their_run_begins_which_compiles_none_and_ends_as_alone(start_both, tmp_path, digits):
     process, cache = start_both()
-    wait_until(lambda: descendants(process.pid), process)
-    finish(process)
-    assert_same(tmp_path / "runs" / RUN, digits)
-    assert status(tmp_path / "runs" / NEXT) in ("done", "stalled")
-    assert training_steps(cache) == 2
-
-
-@pytest.mark.slow
-@pytest.mark.long
-def test_a_program_is_there_before_its_run_begins_and_a_stop_ends_as_any_other(start_both, tmp_path):
-    process, cache = start_both(**{"train.epochs": 1e6})
+    runs = tmp_path / "runs"
+    wait_until(lambda: training_steps(cache) == 1 and compiling(process), process)
+    os.kill(process.pid, signal.SIGSTOP)  # and leaves the cores idle
     wait_until(lambda: training_steps(cache) == 2, process)
-    run = tmp_path / "runs" / RUN
-    wait_until(lambda: newest(run), process)
-    process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=100)
-    assert process.returncode == 75, output
-    assert status(run) == "preempted" and not (tmp_path / "runs" / NEXT).exists()
+    assert not (runs / NEXT).exists()
+    os.kill(process.pid, signal.SIGCONT)
+    wait_until(lambda: (runs / NEXT).exists(), process)
+    finish(process)
+    assert training_steps(cache) == 2
+    assert_same(runs / RUN, digits)
+    assert status(runs / NEXT) in ("done", "stalled")
 
 
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_whatever_ends_the_run_ends_the_process_that_compiles(start_both, number):
-    process, cache = start_both(**{"train.epochs": 1e6})
-    wait_until(lambda: training_steps(cache) == 1, process)
-    (compiling,) = (pid for pid in descendants(process.pid) if b"spawn_main" in cmdline(pid))
-    os.kill(compiling, signal.SIGSTOP)  # it would be quick
+def test_whatever_ends_the_run_ends_the_process_that_compiles(start_both, tmp_path, number):
+    process, _ = start_both(**{"train.epochs": 1e6})
+    wait_until(lambda: compiling(process) and newest(tmp_path / "runs" / RUN), process)
+    compiler = compiling(process)
+    os.kill(compiler, signal.SIGSTOP)  # it would be quick
     process.send_signal(number)
     if number == signal.SIGKILL:
         process.wait()
-        os.kill(compiling, signal.SIGCONT)
-    process.communicate(timeout=100)
-    assert process.returncode == (75 if number == signal.SIGTERM else -number)
-    wait_until(lambda: has_ended(compiling), seconds=10)
-
-
-def cmdline(pid):
-    with open(f"/proc/{pid}/cmdline", "rb") as file:
-        return file.read()
+        os.kill(compiler, signal.SIGCONT)
+    output = process.communicate(timeout=100)
+    assert process.returncode == (75 if number == signal.SIGTERM else -number), output
+    wait_until(lambda: has_ended(compiler), seconds=10)
+    assert not (tmp_path / "runs" / NEXT).exists()

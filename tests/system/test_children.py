@@ -1,6 +1,7 @@
 """Processes of this program's own, and how urgent they are."""
 
 import os
+import signal
 import threading
 
 import pytest
@@ -12,24 +13,31 @@ def policies(pid):
     return {os.sched_getscheduler(int(thread)) for thread in os.listdir(f"/proc/{pid}/task")}
 
 
-def idle(pipe):
-    children.use_idle_cores_only()
+def wait(pipe):
+    children.go_first_if_memory_runs_out()
     threading.Thread(target=threading.Event().wait, daemon=True).start()
-    pipe.send("ready")
+    pipe.send(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
     pipe.recv()
 
 
-@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="Linux only")
-def test_a_process_on_idle_cores_has_threads_of_the_same_kind_until_somebody_waits_for_it():
-    pipe, process = children.start(idle)
-    try:
-        assert pipe.recv() == "ready"
-        assert policies(process.pid) == {os.SCHED_IDLE}
-        with open(f"/proc/{process.pid}/oom_score_adj") as file:
-            assert int(file.read()) == 1000
-        children.use_cores_like_others(process.pid)
-        assert policies(process.pid) == {os.SCHED_OTHER}
-    finally:
-        pipe.send("end")
-        process.join()
-    children.use_cores_like_others(process.pid)  # it has ended: nobody minds
+@pytest.mark.skipif(not children.gives_way(), reason="Linux only")
+def test_a_process_that_is_not_urgent_runs_on_idle_cores_only_with_all_its_threads_and_is_the_first_to_go():
+    before = policies(os.getpid())
+    pipe, process = children.start(wait, urgent=False)
+    assert policies(process.pid) == {os.SCHED_IDLE}  # from its first moment
+    assert set(children.ENDING) <= pipe.recv()  # until it is ready for them
+    assert policies(process.pid) == {os.SCHED_IDLE}
+    with open(f"/proc/{process.pid}/oom_score_adj") as file:
+        assert int(file.read()) == 1000
+    pipe.send("end")
+    process.join()
+    assert policies(os.getpid()) == before
+
+
+def test_others_are_as_urgent_as_this_one():
+    pipe, process = children.start(wait)
+    assert set(children.ENDING) <= pipe.recv()
+    if children.gives_way():
+        assert policies(process.pid) == policies(os.getpid())
+    pipe.send("end")
+    process.join()

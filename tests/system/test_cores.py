@@ -18,11 +18,19 @@ ctxt 2211837
 
 @pytest.fixture
 def pretend(monkeypatch):
-    """Sets what /proc/stat says of core 0, in seconds idle and waiting for a disk, and the time."""
+    """Sets the time, what /proc/stat says of core 0, in seconds idle and waiting for a disk, and control groups."""
     ticks = os.sysconf("SC_CLK_TCK")
 
-    def pretend(now, idle, waiting):
-        monkeypatch.setattr(Path, "read_text", lambda self: PROC.format(int(idle * ticks), int(waiting * ticks)))
+    def pretend(now, idle, waiting, groups=()):
+        files = {"/proc/stat": PROC.format(int(idle * ticks), int(waiting * ticks)), **dict(groups)}
+
+        def read_text(path):
+            try:
+                return files[str(path)]
+            except KeyError:
+                raise FileNotFoundError from None
+
+        monkeypatch.setattr(Path, "read_text", read_text)
         monkeypatch.setattr(time, "monotonic", lambda: now)
 
     monkeypatch.setattr(cores, "usable", lambda: [0])
@@ -38,18 +46,27 @@ def test_idle_cores_are_those_of_this_process_between_two_looks(pretend):
     assert idle.look() == 0
 
 
-def test_where_no_proc_tells_a_core_is_idle_that_this_process_does_not_use(pretend, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "quota", "none"),
+    [("cpu.max", "200000 100000", "max 100000"), ("cpu/cpu.cfs_quota_us", "200000", "-1")],
+)
+def test_where_a_quota_limits_this_process_idle_cores_are_not_its_own(pretend, name, quota, none):
+    for text, expected in ((quota, 0.0), (none, 1.0)):
+        groups = {f"/sys/fs/cgroup/{name}": text + "\n"}
+        pretend(10.0, 5.0, 1.0, groups)
+        idle = cores.IdleCores()
+        pretend(14.0, 9.0, 1.0, groups)
+        assert idle.look() == pytest.approx(expected)
+
+
+def test_where_no_proc_tells_none_is_idle(monkeypatch):
     def missing(self):
         raise FileNotFoundError
 
-    pretend(10.0, 0, 0)
     monkeypatch.setattr(Path, "read_text", missing)
-    monkeypatch.setattr(cores, "cores", lambda: 4)
-    monkeypatch.setattr(time, "process_time", lambda: 20.0)
     idle = cores.IdleCores()
-    monkeypatch.setattr(time, "monotonic", lambda: 12.0)
-    monkeypatch.setattr(time, "process_time", lambda: 23.0)
-    assert idle.look() == pytest.approx(4 - 3 / 2)
+    time.sleep(0.01)
+    assert idle.look() == 0
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="reads /proc")
