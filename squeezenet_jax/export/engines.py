@@ -20,5 +20,6 @@ def onnxruntime(weights: Weights, batch_size: int, num_images: float = math.inf)
     Raises `UserError` where onnx or onnxruntime is not installed.
     """
     onnx_file = load_format(".onnx")
-    forward: Forward = onnx_file.load(onnx_file.convert(from_weights(weights)), threads=cores.cores())
+    content, spins = onnx_file.convert(from_weights(weights)), batch_size == 1  # of several, others are read meanwhile
+    forward: Forward = onnx_file.load(content, threads=cores.cores(), spins=spins)
     return forward

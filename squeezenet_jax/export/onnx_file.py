@@ -64,14 +64,17 @@ def convert(network: Network, opset: int = DEFAULT_OPSET) -> bytes:
     return content
 
 
-def load(file: Path | bytes, threads: int = 0) -> Run:
+def load(file: Path | bytes, threads: int = 0, *, spins: bool = True) -> Run:
     """The file, or its content, in onnxruntime on the CPU, as a function of channels-last images.
 
-    `threads`: how many; 0 for as many as onnxruntime takes. Raises `UserError` where onnxruntime refuses it: it may be
-    older than onnx and not know the newest opsets.
+    `threads`: how many; 0 for as many as onnxruntime takes. Between two calls they wait actively if it `spins`, which
+    begins one image sooner and keeps the cores from whatever else would use them. Raises `UserError` where onnxruntime
+    refuses it: it may be older than onnx and not know the newest opsets.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    if not spins:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         model = file if isinstance(file, bytes) else str(file)
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -24,13 +24,20 @@ def start(
 
     The process is bound from its first moment, so that every pool of threads in it has the size of its share, and
     signals wait until it is ready for them. One that is not `urgent` runs where a core has nothing else to do, if
-    `gives_way` says that this is possible.
+    `gives_way` says that this is possible. Raises `OSError` where no process can be started so.
     """
     resource_tracker.ensure_running()  # the first process would start it, and let signals through
     if urgent:
         return _start(target, arguments, own_cores)
-    with ThreadPoolExecutor(1, initializer=_give_way) as thread:  # which a process inherits from the thread it is of
-        return thread.submit(_start, target, arguments, own_cores).result()
+    with ThreadPoolExecutor(1) as thread:  # whose urgency the process has; a thread cannot become more urgent again
+        return thread.submit(_start_giving_way, target, arguments, own_cores).result()
+
+
+def _start_giving_way(
+    target: Callable[..., None], arguments: Sequence[Any], own_cores: Sequence[int]
+) -> tuple[Any, Any]:
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # of this thread
+    return _start(target, arguments, own_cores)
 
 
 def _start(target: Callable[..., None], arguments: Sequence[Any], own_cores: Sequence[int]) -> tuple[Any, Any]:
@@ -45,10 +52,6 @@ def _start(target: Callable[..., None], arguments: Sequence[Any], own_cores: Seq
 def gives_way() -> bool:
     """Whether a process that is not urgent can be had here."""
     return hasattr(os, "SCHED_IDLE")
-
-
-def _give_way() -> None:
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # of this thread; it cannot be taken back
 
 
 @contextlib.contextmanager
