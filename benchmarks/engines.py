@@ -3,8 +3,8 @@
     python benchmarks/engines.py WEIGHTS [--preprocessing caffe] [--batches 1,32] [--rounds 20] [--folder DIR]
 
 For each batch, milliseconds of: `xla`, `onnxruntime` (`--engine onnxruntime`), and `alone`: a session with
-onnxruntime's default options on the exported file, whose images are [B, C, H, W] already. The three take turns; a round
-is the median of several calls. With DIR, class folders of photographs, also seconds of whole processes that evaluate
+onnxruntime's default options on the exported file, whose images are [B, C, H, W] already. The three take turns, in one
+process that has the commands' setting of malloc; a round is the median of several calls. With DIR, class folders of photographs, also seconds of whole processes that evaluate
 them: `evaluate` with either engine, Pillow and onnxruntime, and torchvision's dataset, transforms and network with
 torch's DataLoader (where torchvision is installed). Speed is the other's time over ours in the same round: above 1,
 ours is faster.
@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from squeezenet_jax import build, weights
 from squeezenet_jax.export import engines, export_weights
-from squeezenet_jax.system import cores
+from squeezenet_jax.system import cores, malloc
 from squeezenet_jax.weights import inference
 from squeezenet_jax.weights.bundle import Weights
 
@@ -152,7 +152,7 @@ def processes(args: argparse.Namespace, loaded: Weights, file: Path, rounds: int
         name = version[1:].replace(".", "_")
         given = [str(layout), str(args.folder), name, p.mode, str(p.resize), str(p.crop), str(workers)]
         commands[f"torchvision, {workers} workers"] = [sys.executable, "-c", TORCHVISION, *given]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", *malloc.TUNABLES))}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(rounds):
@@ -176,4 +176,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    malloc.restart_with_tuned_malloc()  # as the commands do
     main()
