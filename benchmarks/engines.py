@@ -3,11 +3,11 @@
     python benchmarks/engines.py WEIGHTS [--preprocessing caffe] [--batches 1,32] [--rounds 20] [--folder DIR]
 
 For each batch, milliseconds of: `xla`, `onnxruntime` (`--engine onnxruntime`), and `alone`: a session with
-onnxruntime's default options on the exported file, whose images are [B, C, H, W] already. The three take turns, in one
-process that has the commands' setting of malloc; a round is the median of several calls. With DIR, class folders of photographs, also seconds of whole processes that evaluate
-them: `evaluate` with either engine, Pillow and onnxruntime, and torchvision's dataset, transforms and network with
-torch's DataLoader (where torchvision is installed). Speed is the other's time over ours in the same round: above 1,
-ours is faster.
+onnxruntime's default options on the exported file, whose images are [B, C, H, W] already. The three take turns, each in
+a process of its own with the commands' setting of malloc; a round is the median of several calls. With DIR, class
+folders of photographs, also seconds of whole processes that evaluate them: `evaluate` with either engine, Pillow and
+onnxruntime, and torchvision's dataset, transforms and network with torch's DataLoader (where torchvision is installed).
+Speed is the other's time over ours in the same round: above 1, ours is faster.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from squeezenet_jax import build, weights
 from squeezenet_jax.export import engines, export_weights
-from squeezenet_jax.system import cores, malloc
+from squeezenet_jax.system import children, cores, malloc
 from squeezenet_jax.weights import inference
 from squeezenet_jax.weights.bundle import Weights
 
@@ -113,24 +114,38 @@ def show(title: str, unit: str, seconds: Mapping[str, list[float]]) -> None:
             print(f"  {'':20s} speed beside {other}: {quartiles(ratios)}", flush=True)
 
 
+def answer(pipe: Any, name: str, loaded: Weights, file: Path, image_BHWC: np.ndarray) -> None:
+    """A contender's process: sends its logits, and then for each number of calls the median of their seconds."""
+    image, batch = image_BHWC, len(image_BHWC)
+    if name == ALONE:
+        run, image = alone(file), np.ascontiguousarray(image_BHWC.transpose(0, 3, 1, 2))
+    else:
+        run = ENGINES[name](loaded, batch, 10**6)
+    pipe.send(run(image))
+    while calls := pipe.recv():
+        times = []
+        for _ in range(calls):
+            start = time.perf_counter()
+            run(image)
+            times.append(time.perf_counter() - start)
+        pipe.send(statistics.median(times))
+
+
 def latency(loaded: Weights, file: Path, batch: int, rounds: int) -> None:
     size, calls = loaded.preprocessing.crop, max(3, 30 // batch)
     image_BHWC = np.random.default_rng(0).normal(size=(batch, size, size, loaded.channels)).astype(np.float32)
-    image_BCHW = np.ascontiguousarray(image_BHWC.transpose(0, 3, 1, 2))
-    contenders = {name: (make(loaded, batch, 10**6), image_BHWC) for name, make in ENGINES.items()}
-    contenders[ALONE] = alone(file), image_BCHW
-    logits = {name: run(image) for name, (run, image) in contenders.items()}
-    for name in contenders:
+    started = {name: children.start(answer, name, loaded, file, image_BHWC) for name in (*ENGINES, ALONE)}
+    logits = {name: pipe.recv() for name, (pipe, _) in started.items()}
+    for name in ENGINES:
         np.testing.assert_allclose(logits[name], logits[ALONE], atol=1e-4 * np.abs(logits[ALONE]).max())
-    milliseconds: dict[str, list[float]] = {name: [] for name in contenders}
+    milliseconds: dict[str, list[float]] = {name: [] for name in started}
     for _ in range(rounds):
-        for name, (run, image) in contenders.items():
-            times = []
-            for _ in range(calls):
-                start = time.perf_counter()
-                run(image)
-                times.append(time.perf_counter() - start)
-            milliseconds[name].append(1e3 * statistics.median(times))
+        for name, (pipe, _) in started.items():
+            pipe.send(calls)
+            milliseconds[name].append(1e3 * pipe.recv())
+    for pipe, process in started.values():
+        pipe.send(0)
+        process.join()
     show(f"batch {batch}", "ms", milliseconds)
 
 
