@@ -28,7 +28,7 @@ TRAIN_IMAGES = 1_281_167
 IMAGES = round(PRESET["train.epochs"] * TRAIN_IMAGES)  # of a whole training
 CHIPS = (1, 8, 32, 256)
 
-# MEASURED, on a core of the machine that benchmarks/README.md describes.
+# MEASURED, on a core of the earlier machine that benchmarks/README.md names beside its tables.
 DECODE = 1.17e-3  # s of one core: JPEG of 256 px short side to a 224 px crop (simplejpeg)
 DECODE_ORIGINAL = 1.99e-3  # the same from JPEGs as they are
 JPEG_BYTES = 104e3  # of one of those, on average
