@@ -122,8 +122,8 @@ def answer(pipe: Any, name: str, loaded: Weights, file: Path, image_BHWC: np.nda
     else:
         run = ENGINES[name](loaded, batch, 10**6)
     pipe.send(run(image))
-    while calls := pipe.recv():
-        times = []
+    while True:
+        calls, times = pipe.recv(), []
         for _ in range(calls):
             start = time.perf_counter()
             run(image)
@@ -135,17 +135,18 @@ def latency(loaded: Weights, file: Path, batch: int, rounds: int) -> None:
     size, calls = loaded.preprocessing.crop, max(3, 30 // batch)
     image_BHWC = np.random.default_rng(0).normal(size=(batch, size, size, loaded.channels)).astype(np.float32)
     started = {name: children.start(answer, name, loaded, file, image_BHWC) for name in (*ENGINES, ALONE)}
-    logits = {name: pipe.recv() for name, (pipe, _) in started.items()}
-    for name in ENGINES:
-        np.testing.assert_allclose(logits[name], logits[ALONE], atol=1e-4 * np.abs(logits[ALONE]).max())
     milliseconds: dict[str, list[float]] = {name: [] for name in started}
-    for _ in range(rounds):
-        for name, (pipe, _) in started.items():
-            pipe.send(calls)
-            milliseconds[name].append(1e3 * pipe.recv())
-    for pipe, process in started.values():
-        pipe.send(0)
-        process.join()
+    try:
+        logits = {name: pipe.recv() for name, (pipe, _) in started.items()}
+        for name in ENGINES:
+            np.testing.assert_allclose(logits[name], logits[ALONE], atol=1e-4 * np.abs(logits[ALONE]).max())
+        for _ in range(rounds):
+            for name, (pipe, _) in started.items():
+                pipe.send(calls)
+                milliseconds[name].append(1e3 * pipe.recv())
+    finally:
+        for _, process in started.values():
+            process.kill()
     show(f"batch {batch}", "ms", milliseconds)
 
 

@@ -11,6 +11,7 @@ however little the process asks for: the main job on two cores, 1.7 of them busy
 import contextlib
 import dataclasses
 import os
+import shutil
 import tempfile
 import threading
 from pathlib import Path
@@ -19,8 +20,11 @@ from typing import Any
 from squeezenet_jax.data import catalog
 from squeezenet_jax.settings import Settings
 from squeezenet_jax.system import atomic, children, cores
+from squeezenet_jax.system.errors import UserError
 
 IDLE_CORES = 0.75  # on average, while the run before trained: about all of one
+GONE_SECONDS = 1.0  # for a process to end that was killed; it needs an idle core for that, too
+SCRATCH, PROGRAMS = "squeezenet_jax_ahead_", "*-cache"  # folders of ours, files of jax's
 
 
 class Ahead:
@@ -44,16 +48,17 @@ class Ahead:
             return
         if (wanted := _seedless(following)) not in self._seen and _possible():
             self._seen.add(wanted)
-            with contextlib.suppress(OSError):  # no room for another process, or for its files
+            # No room for another process or its files, or images that are not there: the run itself will say so.
+            with contextlib.suppress(OSError, RuntimeError, UserError):
                 self._start(wanted)
 
     def _start(self, wanted: Settings) -> None:
         self._at, steps_per_epoch = wanted, catalog.count(wanted.data, "train_split") / wanted.train.batch_size
-        scratch = self._left.enter_context(tempfile.TemporaryDirectory(prefix="squeezenet_jax_ahead_"))
+        scratch = self._left.enter_context(tempfile.TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True))
         arguments = (compile_and_end, wanted, steps_per_epoch, scratch)
         pipe, self._process = children.start(*arguments, urgent=False)
         self._left.callback(pipe.close)
-        self._left.callback(self._process.join)
+        self._left.callback(self._process.join, GONE_SECONDS)
         self._left.callback(self._process.kill)
 
     def close(self) -> None:
@@ -66,17 +71,21 @@ def _seedless(settings: Settings) -> Settings:
 
 
 def _possible() -> bool:
-    from squeezenet_jax.system import devices, processes  # jax
+    import jax
+
+    from squeezenet_jax.system import devices, processes
 
     on_cpu = devices.available()[0].platform == "cpu"
-    return on_cpu and children.gives_way() and devices.local_cache() is not None and not processes.several()
+    drops_some = jax.config.jax_compilation_cache_max_size >= 0  # type: ignore[attr-defined]  # then jax locks it
+    keeps_all = devices.local_cache() is not None and not drops_some
+    return on_cpu and keeps_all and children.gives_way() and not processes.several()
 
 
 def compile_and_end(pipe: Any, settings: Settings, steps_per_epoch: float, scratch: str) -> None:
     """The life of the process. What goes wrong in it is left to the run itself, which will meet it and say so."""
     children.leave_signals_to_parent()
     children.go_first_if_memory_runs_out()
-    threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(pipe, scratch), daemon=True).start()
     with open(os.devnull, "w") as nowhere:
         for stream in (1, 2):
             os.dup2(nowhere.fileno(), stream)
@@ -89,14 +98,17 @@ def compile_and_end(pipe: Any, settings: Settings, steps_per_epoch: float, scrat
         devices.use_the_usual_numbers()
         devices.keep_compiled_programs()
         if cache := devices.local_cache():
+            for known in cache.glob(PROGRAMS):
+                (Path(scratch) / known.name).symlink_to(known.absolute())
             jax.config.update("jax_compilation_cache_dir", scratch)  # jax's own files there appear bit by bit
             train.compile_ahead(settings, steps_per_epoch)
-            for file in Path(scratch).iterdir():
-                if not (cache / file.name).exists():
-                    atomic.write(cache / file.name, file.read_bytes())
+            for new in Path(scratch).glob(PROGRAMS):
+                if not new.is_symlink():
+                    atomic.write(cache / new.name, new.read_bytes())
 
 
-def _end_with_parent(pipe: Any) -> None:
+def _end_with_parent(pipe: Any, scratch: str) -> None:
     with contextlib.suppress(EOFError, OSError):
         pipe.recv()
+    shutil.rmtree(scratch, ignore_errors=True)  # it may have been killed
     os._exit(1)  # nobody is left who would use what this process compiles

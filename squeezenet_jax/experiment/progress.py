@@ -79,7 +79,7 @@ class SideBySide:
         reporter = RunReporter(self._console, f"run {number}/{total} {name}", quiet_seconds=self._quiet_seconds)
         if self._live:
             reporter.show = lambda: None  # its line is asked for as often as the display is drawn
-        self._running[name], self._work[name] = reporter, work
+        self._work[name], self._running[name] = work, reporter  # in this order: the display is drawn by a thread
         return reporter.__enter__()
 
     def end(self, name: str) -> None:

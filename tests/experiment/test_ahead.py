@@ -32,7 +32,7 @@ class Compiling:
     def kill(self):
         self.alive = False
 
-    def join(self):
+    def join(self, seconds):
         assert not self.alive
 
     def close(self):
@@ -100,13 +100,23 @@ def test_there_is_one_process_at_a_time_which_is_given_up_where_its_own_setting_
 
 
 @pytest.mark.parametrize(
-    "why", ["the cache is off", "nothing is kept", "in a bucket", "several processes", "a GPU", "not Linux"]
+    "why",
+    [
+        "the cache is off",
+        "nothing is kept",
+        "some are dropped",
+        "in a bucket",
+        "several processes",
+        "a GPU",
+        "not Linux",
+    ],
 )
 def test_it_is_only_done_where_it_is_of_use_and_disturbs_nobody(monkeypatch, why):
     changed = {"the cache is off": ("jax_enable_compilation_cache", False)}
     changed["nothing is kept"] = ("jax_compilation_cache_dir", None)
+    changed["some are dropped"] = ("jax_compilation_cache_max_size", 10**9)
     changed["in a bucket"] = ("jax_compilation_cache_dir", "gs://bucket/programs")
-    with keeping("jax_enable_compilation_cache", "jax_compilation_cache_dir"):
+    with keeping("jax_enable_compilation_cache", "jax_compilation_cache_dir", "jax_compilation_cache_max_size"):
         jax.config.update("jax_compilation_cache_dir", "somewhere")
         assert possible()
         if why in changed:
@@ -170,9 +180,12 @@ def sleep(pipe, *arguments):
     time.sleep(1000)
 
 
-def test_a_process_that_cannot_be_started_costs_the_run_nothing(started, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EAGAIN, "Resource temporarily unavailable"), RuntimeError("can't start new thread")]
+)
+def test_a_process_that_cannot_be_started_costs_the_run_nothing(started, monkeypatch, error):
     def start(*arguments, urgent):
-        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        raise error
 
     monkeypatch.setattr(children, "start", start)
     compiler = compiler_behind_a_run()
@@ -188,8 +201,9 @@ def test_programs_appear_in_the_cache_when_all_are_there(tmp_path, monkeypatch):
     (cache / "old-cache").write_text("old")
 
     def compile_ahead(settings, steps_per_epoch):
-        for name in ("old-cache", "new-cache"):
-            (Path(jax.config.jax_compilation_cache_dir) / name).write_text("new")
+        here = Path(jax.config.jax_compilation_cache_dir)
+        assert (here / "old-cache").read_text() == "old"  # what is known need not be compiled again
+        (here / "new-cache").write_text("new")
         assert os.listdir(cache) == ["old-cache"]
 
     monkeypatch.setattr(train, "compile_ahead", compile_ahead)
@@ -197,17 +211,22 @@ def test_programs_appear_in_the_cache_when_all_are_there(tmp_path, monkeypatch):
     for what in ("leave_signals_to_parent", "go_first_if_memory_runs_out"):
         monkeypatch.setattr(children, what, lambda: None)
     monkeypatch.setattr(os, "dup2", lambda *_: None)
-    monkeypatch.setattr(ahead, "_end_with_parent", lambda pipe: None)
+    monkeypatch.setattr(ahead, "_end_with_parent", lambda *_: None)
     with keeping("jax_compilation_cache_dir"):
         jax.config.update("jax_compilation_cache_dir", str(cache))
         ahead.compile_and_end(None, SIMPLE, 6.0, str(scratch))
     assert {file.name: file.read_text() for file in cache.iterdir()} == {"old-cache": "old", "new-cache": "new"}
+    assert not any(file.is_symlink() for file in cache.iterdir())
 
 
-def test_what_fails_there_is_left_to_the_run_and_its_terminal_alone(capfd):
+def test_what_fails_there_is_left_to_the_run_and_its_terminal_alone(tmp_path, monkeypatch, capfd):
+    cache, scratch = tmp_path / "cache", tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
     wrong = dataclasses.replace(SIMPLE, train=dataclasses.replace(SIMPLE.train, batch_size=17))
-    pipe, process = children.start(ahead.compile_and_end, wrong, 6.0, "/nowhere", urgent=False)
+    pipe, process = children.start(ahead.compile_and_end, wrong, 6.0, str(scratch))
     process.join()
     pipe.close()
     assert process.exitcode == 0
     assert capfd.readouterr() == ("", "")
+    assert not list(cache.glob("jit_train_step*"))
