@@ -183,7 +183,13 @@ ENDS = {
 def test_a_run_that_was_told_to_end_is_resumed_and_ends_as_if_it_had_not_been(tmp_path, uninterrupted, end):
     run = tmp_path / "runs" / "bypass=none,seed=0"
     args = [*ONE_RUN, str(tmp_path / "runs")]
-    process = subprocess.Popen([sys.executable, "launch.py", *args], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "launch.py", *args],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests may run under nohup
+    )
     deadline = time.monotonic() + 200
     while not list(run.glob("checkpoints/*.safetensors")):
         assert time.monotonic() < deadline
