@@ -26,8 +26,8 @@ def serve_google(port, folder):
         def handler(request, response, store, *args):
             if expected := request.query.get("ifGenerationMatch"):
                 name = request.query.get("name", [None])[0]
-                if name is None:  # multipart: in the metadata
-                    name = request.data["meta"]["name"]
+                if name is None:  # in the metadata: of a multipart upload, or of one in pieces (8 MiB and more)
+                    name = request.data.get("meta", request.data)["name"]
                 try:
                     found = store.get_file_obj(request.params["bucket_name"], name)["generation"]
                 except Exception:  # noqa: BLE001 - whatever it raises for one that is not there
