@@ -6,15 +6,14 @@ where one is killed while it holds a pipe's lock or is in the middle of a messag
 
 import contextlib
 import multiprocessing
-import os
 import signal
-import threading
 import traceback
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import connection
 
 from squeezenet_jax.data.batches import Batch
+from squeezenet_jax.system import children
 
 # From a position to a part of its batch; the parts are put together in this order.
 Makers = Mapping[str, Sequence[Callable[[int], Batch]]]
@@ -50,7 +49,7 @@ class Worker:
 def _work(makers: Makers, pipe: "connection.Connection") -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # they go to the whole group; the main process decides
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    children.end_with_parent()
     with contextlib.suppress(EOFError, OSError):  # the parent has no more use for this worker
         while True:
             name, part, position = pipe.recv()
@@ -61,11 +60,3 @@ def _work(makers: Makers, pipe: "connection.Connection") -> None:
                 error.add_note(traceback.format_exc())
                 answer = None, error
             pipe.send(answer)
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed tells nobody, and this process may be waiting for a file that never comes."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)

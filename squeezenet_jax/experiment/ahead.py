@@ -13,7 +13,6 @@ import dataclasses
 import os
 import shutil
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ def compile_and_end(pipe: Any, settings: Settings, steps_per_epoch: float, scrat
     """The life of the process. What goes wrong in it is left to the run itself, which will meet it and say so."""
     children.leave_signals_to_parent()
     children.go_first_if_memory_runs_out()
-    threading.Thread(target=_end_with_parent, args=(pipe, scratch), daemon=True).start()
+    children.end_with_parent(lambda: shutil.rmtree(scratch, ignore_errors=True))
     with open(os.devnull, "w") as nowhere:
         for stream in (1, 2):
             os.dup2(nowhere.fileno(), stream)
@@ -105,10 +104,3 @@ def compile_and_end(pipe: Any, settings: Settings, steps_per_epoch: float, scrat
             for new in Path(scratch).glob(PROGRAMS):
                 if not new.is_symlink():
                     atomic.write(cache / new.name, new.read_bytes())
-
-
-def _end_with_parent(pipe: Any, scratch: str) -> None:
-    with contextlib.suppress(EOFError, OSError):
-        pipe.recv()
-    shutil.rmtree(scratch, ignore_errors=True)  # it may have been killed
-    os._exit(1)  # nobody is left who would use what this process compiles

@@ -7,9 +7,10 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import resource_tracker
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,19 @@ def leave_signals_to_parent() -> None:
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+
+
+def end_with_parent(before: Callable[[], None] = lambda: None) -> None:
+    """A parent that is killed tells nobody, and this process may be at something that never ends."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            connection.wait([parent.sentinel])
+            before()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def go_first_if_memory_runs_out() -> None:

@@ -19,7 +19,6 @@ from squeezenet_jax.runs.directory import RunDirectory
 from squeezenet_jax.settings import Settings
 from squeezenet_jax.system import devices
 from squeezenet_jax.training import train
-from squeezenet_jax.training.compilation import compile_steps
 from squeezenet_jax.training.run import open_loader, read
 from squeezenet_jax.training.steps import LSUV_IMAGES, init_state
 
@@ -66,8 +65,7 @@ def profile(settings: Settings, num_steps: int, folder: Path, notice: Callable[[
     folder.mkdir(parents=True, exist_ok=True)
     before = set(_files(folder))
     with open_loader(settings, batches, eval_batches, RunDirectory(folder), _Notices(notice)) as loader:
-        total_steps = train.Schedule.of(settings, batches.steps_per_epoch).total_steps
-        steps = compile_steps(dataclasses.replace(settings, seed=0), total_steps, batches.steps_per_epoch, mesh)
+        steps = train.compile_for(settings, batches.steps_per_epoch, mesh)
         key = devices.run_key(settings.seed, mesh)
         first = TrainBatches(batches.source, min(batches.batch_size, LSUV_IMAGES), settings.seed).batch_at(0)
         state = init_state(settings, steps, first["image"], key, mesh)

@@ -211,7 +211,6 @@ def test_programs_appear_in_the_cache_when_all_are_there(tmp_path, monkeypatch):
     for what in ("leave_signals_to_parent", "go_first_if_memory_runs_out"):
         monkeypatch.setattr(children, what, lambda: None)
     monkeypatch.setattr(os, "dup2", lambda *_: None)
-    monkeypatch.setattr(ahead, "_end_with_parent", lambda *_: None)
     with keeping("jax_compilation_cache_dir"):
         jax.config.update("jax_compilation_cache_dir", str(cache))
         ahead.compile_and_end(None, SIMPLE, 6.0, str(scratch))
