@@ -6,18 +6,25 @@ import re
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable
+from types import FrameType
 from typing import IO, Any
 
 from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import TryAgain, UserError
 
 WRONG_INPUT, TEMPORARY, INTERRUPTED = 2, 75, 130  # exit codes; the last as a shell has it for Ctrl-C
+RETRY_SECONDS = 0.05  # until a Ctrl-C that came at a wrong moment is tried again
+IMPORT_SECONDS = 3  # that a Ctrl-C waits for modules to be imported; an experiment is one, and may never end
 PIPE_COLUMNS = 200  # a file or another program has no width, and nothing should be cut for it
 # What jax says, as it is imported, of a JAX_... variable whose value it does not know.
 JAX_VARIABLE = re.compile(r"for JAX flag jax_|for environment '?JAX_")
 # What reports print, for encodings that do not have it.
 PLAIN = {"±": "+/-", "−": "-", "–": "-", "Δ": "delta", "†": "*", "‡": "**", "×": "x", "→": "->", "…": "..."}
+
+
+_interrupted_at: float | None = None
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
@@ -100,10 +107,54 @@ def _leave(number: int, frame: object) -> None:
     os._exit(INTERRUPTED)
 
 
+def _raise_on_ctrl_c() -> None:
+    """Ctrl-C raises `KeyboardInterrupt`, but not where that would be lost or do harm.
+
+    Python raises it wherever the program happens to be. In a finalizer it is printed and forgotten; while a module is
+    imported it can leave a lock behind, for which every other thread then waits, and modules in C++ abort.
+    """
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGALRM, _interrupt)
+    sys.unraisablehook = _interrupt_again
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _interrupted_at
+    now = time.monotonic()
+    _interrupted_at = _interrupted_at or now
+    if _importing(frame) and now < _interrupted_at + IMPORT_SECONDS:
+        signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
+        return
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    raise KeyboardInterrupt
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _interrupt_again(unraisable: Any) -> None:
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
 def exit_code(main: Callable[[], int]) -> int:
     """What `main` returns; one line on stderr and a code for whatever a person did or can mend."""
-    if signal.getsignal(signal.SIGINT) is _leave:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is not _leave:
+        return _exit_code(main)
+    _raise_on_ctrl_c()
+    try:
+        return _exit_code(main)
+    finally:  # Python is about to take itself apart, where nothing could catch what is raised
+        signal.signal(signal.SIGINT, _leave)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _exit_code(main: Callable[[], int]) -> int:
     try:
         code = main()
         storage.drain()

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -105,14 +106,67 @@ def test_ctrl_c_while_modules_are_imported_is_one_line(arguments, tmp_path):
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "interrupted\n")
 
 
-def test_ctrl_c_is_raised_again_once_main_runs_and_is_left_alone_where_it_is_ignored():
+def test_ctrl_c_is_left_alone_where_it_is_ignored():
     before = signal.getsignal(signal.SIGINT)
     try:
-        for handler in (signal.default_int_handler, signal.SIG_IGN):
-            signal.signal(signal.SIGINT, handler)
-            terminal.leave_on_ctrl_c()
-            assert (signal.getsignal(signal.SIGINT) is handler) == (handler is signal.SIG_IGN)
-            assert terminal.exit_code(lambda: 0) == 0
-            assert signal.getsignal(signal.SIGINT) is handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        terminal.leave_on_ctrl_c()
+        assert terminal.exit_code(lambda: 0) == 0
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+# Each is main's body, in which Ctrl-C comes.
+MOMENTS = {
+    "anywhere": "signal.raise_signal(signal.SIGINT)",
+    # Python prints and forgets what a finalizer raises.
+    "in a finalizer": """
+        class Finalized:
+            def __del__(self):
+                signal.raise_signal(signal.SIGINT)
+        Finalized()
+    """,
+    # Extension modules in C++ end the process where Python code that they call as they are imported raises.
+    "while a module is imported": """
+        try:
+            import interrupts
+            finished = "interrupts" in sys.modules
+            time.sleep(60)
+        except KeyboardInterrupt:
+            assert finished
+            raise
+    """,
+    "while a module is imported that never ends": "import endless",
+    # The place between taking the lock and the try block that gives it back: an exception there keeps it.
+    "as the import system takes its lock": """
+        ours = types.SimpleNamespace(**vars(importlib._bootstrap._imp))
+        ours.acquire_lock = functools.partial(signal.raise_signal, signal.SIGINT)
+        ours.release_lock = lambda: None
+        importlib._bootstrap._imp = ours
+        try:
+            import wave
+        except KeyboardInterrupt as error:
+            places = [f.filename for f in traceback.extract_tb(error.__traceback__)]
+            assert not places[-1].startswith("<frozen importlib"), places
+            raise
+    """,
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_is_neither_lost_nor_does_it_break_imports(moment, tmp_path):
+    (tmp_path / "interrupts.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    (tmp_path / "endless.py").write_text("import interrupts\nwhile True: pass\n")
+    program = (
+        "import functools, importlib, signal, sys, time, traceback, types\n"
+        "from squeezenet_jax.system import terminal\n"
+        "terminal.leave_on_ctrl_c()\n"
+        f"def main():\n{textwrap.indent(textwrap.dedent(MOMENTS[moment]).strip(), '    ')}\n"
+        "    time.sleep(60)\n"
+        "    return 0\n"
+        "sys.exit(terminal.exit_code(main))"
+    )
+    command, environment = [sys.executable, "-c", program], os.environ | {"PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "interrupted\n")
