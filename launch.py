@@ -6,16 +6,15 @@ the same command again resumes. README.md has one command per question; `--list`
 
 import sys
 
-from squeezenet_jax.system import malloc, terminal
+from squeezenet_jax.system import ending, malloc, terminal
 
 if __name__ == "__main__":  # before the imports below, which take a second
     malloc.restart_with_tuned_malloc()
-    terminal.leave_on_ctrl_c()
+    ending.leave_on_ctrl_c()
 
 import dataclasses
 import os
 import shlex
-import signal
 import tempfile
 import traceback
 from collections.abc import Collection, Mapping, Sequence
@@ -41,7 +40,7 @@ try:  # it reads --flagfile, and the file there, as soon as it is defined
     CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file and preset: experiments/bypass.py:digits")
 except flags.Error as error:
     print(f"error: {' '.join(str(error).removeprefix('ERROR:: ').split())}", file=sys.stderr)
-    sys.exit(terminal.WRONG_INPUT)
+    sys.exit(ending.WRONG_INPUT)
 LIST = flags.DEFINE_bool("list", False, "Print the planned runs with their parameters and MACs, and stop.")
 SIGNAL = flags.DEFINE_bool(
     "signal", False, "Print the scale of each layer's output and gradient at the start, and stop."
@@ -89,7 +88,7 @@ def main(argv: list[str]) -> int:
     plan = whole if ONLY.value is None else whole.only(ONLY.value)
     if on_slurm:
         storage.local_only(place, "--workdir", "Slurm's nodes need a shared folder")
-    stop = StopRequest()
+    stop = ending.StopRequest()
     out = cast(IO[str], terminal.Pipe(sys.stdout, stop.request))
     console = Console(file=out, width=terminal.columns(sys.stdout))
 
@@ -290,38 +289,10 @@ def plan_table(plan: planning.Plan, what: str = "runs") -> Table:
     return table
 
 
-class StopRequest:
-    """Turns the signals that end a program into a wish that the training loop looks at after each step.
-
-    Also a reader of stdout that left, which calls `request`. SIGHUP stays ignored where `nohup` has it so. A second
-    Ctrl-C kills; a second SIGTERM does not, because schedulers send several before they kill.
-    """
-
-    def __init__(self) -> None:
-        self._requested = False
-
-    def listen(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, self._signalled)
-
-    def request(self) -> None:
-        self._requested = True
-
-    def _signalled(self, number: int, frame: object) -> None:
-        self.request()
-        if number == signal.SIGINT:
-            signal.signal(number, signal.SIG_DFL)
-
-    def requested(self) -> bool:
-        self._requested = self._requested or terminal.reader_left(sys.stdout)
-        return self._requested
-
-
 def run_main(argv: list[str]) -> int:
     """`main`, with one line for whatever a person can mend."""
     try:
-        return terminal.exit_code(lambda: main(argv))
+        return ending.exit_code(lambda: main(argv))
     except Exception:
         if not processes.several():
             raise
@@ -332,6 +303,6 @@ def run_main(argv: list[str]) -> int:
 if __name__ == "__main__":
     terminal.prepare_output()
     code = run_main(sys.argv)
-    if code and processes.several():
-        processes.leave(code)
+    if code == ending.INTERRUPTED or (code and processes.several()):
+        processes.leave(code)  # after an interruption, threads of jax may crash an ordinary exit
     sys.exit(code)

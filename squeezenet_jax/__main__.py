@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from squeezenet_jax.system import malloc, terminal
+from squeezenet_jax.system import ending, malloc, terminal
 from squeezenet_jax.system.errors import UserError
 
 
@@ -49,16 +49,16 @@ def main(argv: Sequence[str]) -> int:
         args = parser.parse_args(argv)
         return int(args.run(args))
 
-    return terminal.exit_code(command)
+    return ending.exit_code(command)
 
 
 def run() -> NoReturn:
     """The program: `python -m squeezenet_jax` and, where the package is installed, `squeezenet-jax`."""
     malloc.restart_with_tuned_malloc()
-    terminal.leave_on_ctrl_c()
+    ending.leave_on_ctrl_c()
     terminal.prepare_output()
     code = main(sys.argv[1:])
-    if code == terminal.INTERRUPTED:
+    if code == ending.INTERRUPTED:
         from squeezenet_jax.system import processes
 
         processes.leave(code)  # threads of jax that were interrupted in the middle may crash an ordinary exit

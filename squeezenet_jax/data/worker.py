@@ -5,8 +5,6 @@ where one is killed while it holds a pipe's lock or is in the middle of a messag
 """
 
 import contextlib
-import multiprocessing
-import signal
 import traceback
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -25,17 +23,18 @@ class Died(Exception):
 
 class Worker:
     def __init__(self, makers: Makers) -> None:
-        self._pipe, theirs = multiprocessing.Pipe()
-        spawn = multiprocessing.get_context("spawn")  # a fork of a process that runs jax may deadlock
-        process = spawn.Process(target=_work, args=(makers, theirs), name="data worker")
-        process.start()
-        theirs.close()  # the process has the only other end, so its death is an end of file here
+        self._pipe, process = children.start(_work)
+        # Sent when they are needed: a start waits for what is sent with it, for ever if the process dies meanwhile.
+        self._unsent: Makers | None = makers
         # Also at this process's exit, which would otherwise wait for the worker; which ignores SIGTERM.
         self.kill = weakref.finalize(self, process.kill)
 
     def make(self, name: str, part: int, position: int) -> Batch:
         """Raises what the maker raises, and `Died`."""
         try:
+            if self._unsent is not None:
+                self._pipe.send(self._unsent)
+                self._unsent = None
             self._pipe.send((name, part, position))
             batch, error = self._pipe.recv()
         except (EOFError, OSError):
@@ -46,11 +45,11 @@ class Worker:
         return batch  # type: ignore[no-any-return]
 
 
-def _work(makers: Makers, pipe: "connection.Connection") -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # they go to the whole group; the main process decides
-        signal.signal(number, signal.SIG_IGN)
+def _work(pipe: "connection.Connection") -> None:
+    children.leave_signals_to_parent()
     children.end_with_parent()
     with contextlib.suppress(EOFError, OSError):  # the parent has no more use for this worker
+        makers: Makers = pipe.recv()
         while True:
             name, part, position = pipe.recv()
             answer: tuple[Batch | None, Exception | None]

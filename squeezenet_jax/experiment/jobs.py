@@ -196,7 +196,8 @@ class _Sweep:
             self._end_run(one)
         elif kind == worker.TOLD:
             method, *arguments = content
-            getattr(one.reporter, method)(*arguments)
+            if one.reporter:  # a notice of a thread may come behind its run's end
+                getattr(one.reporter, method)(*arguments)
         elif kind == worker.ENDED:
             self._end_run(one)
             if content[0] == "preempted" and not self._stopping:  # somebody told this process alone

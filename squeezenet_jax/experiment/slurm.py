@@ -29,6 +29,7 @@ from squeezenet_jax.system.errors import UserError, unknown
 
 JOBS = "jobs.json"  # in <workdir>/slurm: which job a run was submitted as last
 MAX_TIME_LIMITS = 100  # how often a run may be resumed after a time limit; preemptions are not counted
+SQUEUE_PAUSES = (1.0, 2.0, 4.0)  # seconds after each failure of squeue
 STOPPED = (os.EX_TEMPFAIL, -signal.SIGTERM)  # launch.py wrote a checkpoint, or had not begun
 
 
@@ -294,8 +295,13 @@ def _undecided() -> bool:
 
     job = submitit.JobEnvironment().job_id  # "17_3"; of one task per array, $SLURM_JOB_ID is the whole array's number
     command = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    return result.stdout.strip() == "RUNNING"
+    for pause in SQUEUE_PAUSES:  # where many jobs stop at once, it may be too busy to answer
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            result = subprocess.run(command, capture_output=True, text=True, timeout=10)
+            if result.returncode == 0 or "Invalid job id" in result.stderr:
+                return result.stdout.strip() == "RUNNING"
+        time.sleep(pause)
+    return True  # nobody has said that it was cancelled, and a task that is not queued again is lost
 
 
 def _wait_for(child: subprocess.Popen[bytes], seconds: float = math.inf) -> None:

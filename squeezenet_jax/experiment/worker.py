@@ -136,13 +136,17 @@ def ask_machine() -> Machine:
 def describe(pipe: Any) -> None:
     """Sends what jax finds here, or the error that it ends with."""
     children.leave_signals_to_parent()
+    children.end_with_parent()
+    answer: Machine | Exception
     try:
         processes.join(None, None, None)  # as a run would
         if processes.several():
             raise UserError("--jobs: several processes train each run together here; leave it out")
-        pipe.send(_machine())
+        answer = _machine()
     except Exception as error:  # noqa: BLE001 - it is the parent's to judge
-        pipe.send(portable(error))
+        answer = portable(error)
+    with contextlib.suppress(OSError):  # nobody is left to hear it
+        pipe.send(answer)
 
 
 def _machine() -> Machine:

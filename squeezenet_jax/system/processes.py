@@ -4,6 +4,7 @@ All of them execute the same plan. The first, the main one, reads checkpoints, w
 knows reaches the others through `from_main`. Imports no jax until there is more than one.
 """
 
+import contextlib
 import glob
 import importlib.util
 import itertools
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import UserError
 
 HEARTBEAT_SECONDS = 30  # without a sign of life from one of them, after which all end; jax itself waits 100
@@ -148,6 +150,8 @@ def should_stop(requested: bool) -> bool:
 
 def leave(code: int) -> NoReturn:
     """Ends a process that failed, at once: an ordinary exit would wait for the others, who wait for this one."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a full disk, a reader that left: it is no time to say so
+            stream.flush()
+    storage.forget()
     os._exit(code)

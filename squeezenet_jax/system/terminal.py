@@ -1,30 +1,17 @@
-"""Output that survives where it goes: a pipe that closes, an encoding without ±, a name that is no text, Ctrl-C."""
+"""Output that survives where it goes: a pipe that closes, an encoding without ±, a name that is no text."""
 
 import codecs
 import os
-import re
 import select
-import signal
 import sys
-import time
 from collections.abc import Callable
-from types import FrameType
 from typing import IO, Any
 
 from squeezenet_jax.system import storage
-from squeezenet_jax.system.errors import TryAgain, UserError
 
-WRONG_INPUT, TEMPORARY, INTERRUPTED = 2, 75, 130  # exit codes; the last as a shell has it for Ctrl-C
-RETRY_SECONDS = 0.05  # until a Ctrl-C that came at a wrong moment is tried again
-IMPORT_SECONDS = 3  # that a Ctrl-C waits for modules to be imported; an experiment is one, and may never end
 PIPE_COLUMNS = 200  # a file or another program has no width, and nothing should be cut for it
-# What jax says, as it is imported, of a JAX_... variable whose value it does not know.
-JAX_VARIABLE = re.compile(r"for JAX flag jax_|for environment '?JAX_")
 # What reports print, for encodings that do not have it.
 PLAIN = {"±": "+/-", "−": "-", "–": "-", "Δ": "delta", "†": "*", "‡": "**", "×": "x", "→": "->", "…": "..."}
-
-
-_interrupted_at: float | None = None
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
@@ -91,93 +78,3 @@ def discard(stream: IO[str]) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
-
-
-def leave_on_ctrl_c() -> None:
-    """Ctrl-C ends the program at once, in one line, until `exit_code` takes it over.
-
-    For while modules are imported: there is nothing to clean up yet, and some of them would show a traceback.
-    """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not where a shell has it ignored
-        signal.signal(signal.SIGINT, _leave)
-
-
-def _leave(number: int, frame: object) -> None:
-    os.write(2, b"interrupted\n")
-    os._exit(INTERRUPTED)
-
-
-def _raise_on_ctrl_c() -> None:
-    """Ctrl-C raises `KeyboardInterrupt`, but not where that would be lost or do harm.
-
-    Python raises it wherever the program happens to be. In a finalizer it is printed and forgotten; while a module is
-    imported it can leave a lock behind, for which every other thread then waits, and modules in C++ abort.
-    """
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGALRM, _interrupt)
-    sys.unraisablehook = _interrupt_again
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    global _interrupted_at
-    now = time.monotonic()
-    _interrupted_at = _interrupted_at or now
-    if _importing(frame) and now < _interrupted_at + IMPORT_SECONDS:
-        signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
-        return
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    raise KeyboardInterrupt
-
-
-def _importing(frame: FrameType | None) -> bool:
-    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
-        frame = frame.f_back
-    return frame is not None
-
-
-def _interrupt_again(unraisable: Any) -> None:
-    if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
-    else:
-        sys.__unraisablehook__(unraisable)
-
-
-def exit_code(main: Callable[[], int]) -> int:
-    """What `main` returns; one line on stderr and a code for whatever a person did or can mend."""
-    if signal.getsignal(signal.SIGINT) is not _leave:
-        return _exit_code(main)
-    _raise_on_ctrl_c()
-    try:
-        return _exit_code(main)
-    finally:  # Python is about to take itself apart, where nothing could catch what is raised
-        signal.signal(signal.SIGINT, _leave)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def _exit_code(main: Callable[[], int]) -> int:
-    try:
-        code = main()
-        storage.drain()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        discard(sys.stdout)
-        return 0  # the reader has what it wanted
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except UserError as error:
-        return _refused(str(error))
-    except TryAgain as error:
-        return _refused(str(error), TEMPORARY)
-    except OSError as error:
-        return _refused(f"{error.filename or 'input or output'}: {error.strerror or error}")
-    except ValueError as error:
-        if not JAX_VARIABLE.search(str(error)):
-            raise
-        return _refused(f"environment: {' '.join(str(error).split())}")
-    return code
-
-
-def _refused(reason: str, code: int = WRONG_INPUT) -> int:
-    print(f"error: {storage.named(reason)}", file=sys.stderr)
-    return code

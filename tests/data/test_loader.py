@@ -1,5 +1,6 @@
 """Batches do not depend on who makes them: threads or processes, how many, and whether they are killed."""
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -16,6 +17,7 @@ from picture_folders import CROPS, assert_same_batches, batches, makers, setting
 from squeezenet_jax.data import loader, sources
 from squeezenet_jax.data.batches import TrainBatches, in_parts
 from squeezenet_jax.data.loader import Loader
+from squeezenet_jax.data.worker import Died, Worker
 
 LARGE = 150_000_000  # bytes; a fraction of a second in a pipe
 
@@ -133,6 +135,41 @@ def test_a_worker_is_killed_while_it_hands_over_a_batch(delay):
         os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
         assert [first, *(batch["image"][0] for batch in batches)] == [0, 1, 2, 3]
     assert notices == ["a worker process for data died; starting another one"]
+
+
+def started(makers):
+    """(worker, its process)."""
+    before = multiprocessing.active_children()
+    made = Worker(makers)
+    (process,) = set(multiprocessing.active_children()) - set(before)
+    return made, process
+
+
+def test_signals_to_the_whole_group_do_not_end_a_worker_not_even_as_it_starts():
+    made, process = started({"train": [len_of]})
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(process.pid, number)
+    assert made.make("train", 0, 3) == {"n": 3}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(process.pid, number)
+    assert made.make("train", 0, 4) == {"n": 4}
+    made.kill()
+    process.join()
+
+
+def len_of(position):
+    return {"n": position}
+
+
+def test_a_worker_that_dies_as_it_starts_is_known_at_once_however_much_it_was_to_be_told():
+    made, process = started({"train": [functools.partial(last_of, bytes(LARGE))]})
+    os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(Died):
+        made.make("train", 0, 3)
+
+
+def last_of(content, position):
+    return {"n": len(content)}
 
 
 def test_what_a_maker_raises_reaches_the_one_who_asked(pictures):

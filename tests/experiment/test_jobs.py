@@ -74,6 +74,18 @@ def test_a_run_whose_process_was_killed_is_named_and_the_others_are_run(go):
     assert "bypass=none,seed=0: KILLED: its process was killed by SIGKILL (if for want of memory: fewer --jobs" in line
 
 
+def test_what_a_run_says_behind_its_end_ends_nothing(go):
+    assert go(none0="talks", simple1="talks")[0] == ["done"] * 4
+
+
+def test_who_looks_for_devices_and_has_no_parent_left_ends_quietly(monkeypatch):
+    ours, theirs = multiprocessing.Pipe()
+    ours.close()
+    for name in ("leave_signals_to_parent", "end_with_parent"):  # this process's signals stay as they are
+        monkeypatch.setattr(children, name, lambda: None)
+    worker.describe(theirs)
+
+
 def test_what_ends_one_run_at_a_time_stops_all_of_them(go):
     with pytest.raises(OSError, match="No space left on device: 'bypass=none,seed=0/checkpoint'"):
         go(none0="disk", simple0="slow")

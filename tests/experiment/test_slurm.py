@@ -91,6 +91,30 @@ def test_wrong_input_is_one_line_and_submits_nothing(args, parts, tmp_path, fake
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (["echo RUNNING"], True),
+        (["echo CANCELLED"], False),
+        (["echo busy >&2; exit 1", "echo CANCELLED"], False),
+        (["echo busy >&2; exit 1"] * 3, True),
+        (["echo slurm_load_jobs error: Invalid job id specified >&2; exit 1"], False),
+    ],
+)
+def test_a_squeue_that_fails_says_nothing_about_a_task(answers, expected, tmp_path, monkeypatch):
+    pytest.importorskip("submitit", reason="pip install -r requirements-slurm.txt")
+    for number, answer in enumerate(answers):
+        (tmp_path / f"{number}.sh").write_text(f"rm $0\n{answer}\n")
+    program = tmp_path / "squeue"
+    program.write_text(f"#!/bin/sh\nfor script in {tmp_path}/?.sh; do sh $script; exit $?; done\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("_TEST_CLUSTER_", "slurm")  # submitit's own, in place of what it finds
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setattr(slurm, "SQUEUE_PAUSES", (0.0, 0.0, 0.0))
+    assert slurm._undecided() == expected
+
+
 def test_tasks_run_the_launch_py_that_submitted_them_wherever_the_package_is_installed(tmp_path):
     submitit = pytest.importorskip("submitit", reason="pip install -r requirements-slurm.txt")
     for folder in ("bin", "site-packages", "checkout"):

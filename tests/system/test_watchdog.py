@@ -1,5 +1,6 @@
 """A run that hangs ends by itself, and says in what."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,3 +31,9 @@ def test_what_hangs_is_ended_and_named_but_not_what_makes_progress(tmp_path, lim
     if code:
         assert result.stdout.startswith("no progress for 1 s in step 4; stacks in ")
         assert "time.sleep" not in result.stdout and "<string>" in trace.read_text()
+
+
+def test_a_disk_that_hangs_too_delays_nothing(tmp_path):
+    os.mkfifo(tmp_path / "hang.txt")  # whoever opens it waits for a reader
+    command = [sys.executable, "-c", CODE, "0.8", str(tmp_path / "hang.txt"), "60"]
+    assert subprocess.run(command, cwd=ROOT, timeout=30).returncode == 75

@@ -13,13 +13,15 @@ import concurrent.futures
 import contextlib
 import functools
 import os
+import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from squeezenet_jax.system.errors import TryAgain, UserError
-from squeezenet_jax.system.storage.copies import SCHEMES, cached, expand, is_remote, local_only, named, split
+from squeezenet_jax.system.storage.copies import SCHEMES, cached, expand, forget, is_remote, local_only, named, split
 from squeezenet_jax.system.storage.uploads import drain, removed, saved
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "expand",
     "fetch",
     "fetch_once",
+    "forget",
     "is_lent",
     "is_remote",
     "lent",
@@ -41,6 +44,8 @@ __all__ = [
 ]
 
 AT_ONCE = 8  # downloads
+PARTS = ".parts-"
+LEFT_SECONDS = 24 * 3600
 WORTH_SAYING = 100 << 20  # bytes to download
 LEASE = "lock"  # the object that says who runs a run; never copied
 
@@ -90,12 +95,27 @@ def fetch(path: Path, wanted: Callable[[str], bool] = lambda key: True, *, exact
         part.replace(local)
 
     # Parts lie beside what is listed, on the same disk.
-    with tempfile.TemporaryDirectory(prefix=".parts-", dir=root.parent) as parts:
-        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as executor:
-            jobs = [executor.submit(bring, numbered) for numbered in enumerate(needed)]
-        for job in jobs:
-            with contextlib.suppress(FileNotFoundError):  # it was removed since it was listed
-                job.result()
+    _remove_left_parts(root.parent)
+    with (
+        tempfile.TemporaryDirectory(prefix=PARTS, dir=root.parent, ignore_cleanup_errors=True) as parts,
+        concurrent.futures.ThreadPoolExecutor(AT_ONCE) as executor,
+    ):
+        jobs = [executor.submit(bring, numbered) for numbered in enumerate(needed)]
+        try:
+            for job in jobs:
+                with contextlib.suppress(FileNotFoundError):  # it was removed since it was listed
+                    job.result()
+        except BaseException:
+            executor.shutdown(cancel_futures=True)
+            raise
+
+
+def _remove_left_parts(folder: Path) -> None:
+    """What killed processes have left of their downloads: nothing came to it for a day."""
+    for left in folder.glob(f"{PARTS}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > LEFT_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def brought(place: str | os.PathLike[str], field: str = "") -> Path:

@@ -116,9 +116,16 @@ def _scratch() -> Path:
             break
         file.close()
     _kept_open.append(file)  # until the process ends, however it ends
-    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    atexit.register(forget)
     _roots.append(root)
     return root
+
+
+def forget() -> None:
+    """Removes the copies that are not `cached`: the process is about to end."""
+    for root in _roots:
+        if root not in _cached:
+            shutil.rmtree(root, ignore_errors=True)
 
 
 @functools.cache

@@ -1,0 +1,192 @@
+"""How programs end: by Ctrl-C wherever it comes, and by errors in one line."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from squeezenet_jax.system import ending
+from squeezenet_jax.system.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("seed: wrong"), 2, "error: seed: wrong"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (FileNotFoundError(2, "No such file or directory", "x"), 2, "error: x: No such file or directory"),
+    ],
+)
+def test_what_a_person_can_mend_is_one_line(error, code, line, capsys):
+    assert ending.exit_code(raising(error)) == code
+    captured = capsys.readouterr()
+    assert captured.err.startswith(line)
+    assert len(captured.err.splitlines()) == 1
+
+
+def test_what_nobody_can_mend_is_raised():
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        ending.exit_code(raising(RuntimeError("a fault of ours")))
+
+
+@pytest.mark.parametrize("arguments", [["launch.py", "--config", "experiments/bypass.py"], ["-m", "squeezenet_jax"]])
+def test_ctrl_c_while_modules_are_imported_is_one_line(arguments, tmp_path):
+    interrupts = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    (tmp_path / "json.py").write_text(interrupts)  # in place of one that both import early
+    command = [sys.executable, *arguments]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "interrupted\n")
+
+
+def test_ctrl_c_is_left_alone_where_it_is_ignored():
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        ending.leave_on_ctrl_c()
+        assert ending.exit_code(lambda: 0) == 0
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# Each is main's body, in which Ctrl-C comes.
+MOMENTS = {
+    "anywhere": "signal.raise_signal(signal.SIGINT)",
+    # Python prints and forgets what a finalizer raises.
+    "in a finalizer": """
+        class Finalized:
+            def __del__(self):
+                signal.raise_signal(signal.SIGINT)
+        Finalized()
+    """,
+    # Extension modules in C++ end the process where Python code that they call as they are imported raises.
+    "while a module is imported": """
+        try:
+            import interrupts
+            finished = "interrupts" in sys.modules
+            time.sleep(60)
+        except KeyboardInterrupt:
+            assert finished
+            raise
+    """,
+    "while a module is imported that never ends": "import endless",
+    # The place between taking the lock and the try block that gives it back: an exception there keeps it.
+    "as the import system takes its lock": """
+        ours = types.SimpleNamespace(**vars(importlib._bootstrap._imp))
+        ours.acquire_lock = functools.partial(signal.raise_signal, signal.SIGINT)
+        ours.release_lock = lambda: None
+        importlib._bootstrap._imp = ours
+        try:
+            import wave
+        except KeyboardInterrupt as error:
+            places = [f.filename for f in traceback.extract_tb(error.__traceback__)]
+            assert not places[-1].startswith("<frozen importlib"), places
+            raise
+    """,
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_is_neither_lost_nor_does_it_break_imports(moment, tmp_path):
+    (tmp_path / "interrupts.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    (tmp_path / "endless.py").write_text("import interrupts\nwhile True: pass\n")
+    program = (
+        "import functools, importlib, signal, sys, time, traceback, types\n"
+        "from squeezenet_jax.system import ending\n"
+        "ending.leave_on_ctrl_c()\n"
+        f"def main():\n{textwrap.indent(textwrap.dedent(MOMENTS[moment]).strip(), '    ')}\n"
+        "    time.sleep(60)\n"
+        "    return 0\n"
+        "sys.exit(ending.exit_code(main))"
+    )
+    command, environment = [sys.executable, "-c", program], os.environ | {"PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "interrupted\n")
+
+
+def test_after_main_a_signal_is_the_systems_again_and_hooks_are_what_they_were():
+    program = (
+        "import signal, sys\n"
+        "from squeezenet_jax.system import ending\n"
+        "sys.unraisablehook = hook = lambda unraisable: print(unraisable.exc_type.__name__)\n"
+        "ending.leave_on_ctrl_c()\n"
+        "class Finalized:\n    def __del__(self): 1 / 0\n"
+        "assert ending.exit_code(lambda: bool(Finalized()) - 1) == 0\n"
+        "assert sys.unraisablehook is hook and not ending._waiting_ctrl_c()\n"
+        "signal.raise_signal(signal.SIGALRM)\n"
+        "signal.raise_signal(signal.SIGINT)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGINT, "ZeroDivisionError\n", "")
+
+
+STOPPING = """
+import ctypes, os, signal, sys, threading, time
+from squeezenet_jax.system import ending
+
+def interrupt(times):
+    for _ in range(times):
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+def main():
+    stop = ending.StopRequest()
+    stop.listen()
+    threading.Thread(target=interrupt, args=(int(sys.argv[2]),), daemon=True).start()
+    if sys.argv[1] == "in C":  # as in a driver, or while XLA compiles: no handler of Python's is called
+        mutex = ctypes.create_string_buffer(64)
+        ctypes.CDLL(None).pthread_mutex_lock(mutex)
+        ctypes.CDLL(None).pthread_mutex_lock(mutex)
+    while not stop.requested() or sys.argv[2] == "2":
+        time.sleep(0.01)
+    return 75
+
+ending.leave_on_ctrl_c()
+sys.exit(ending.exit_code(main))
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "times", "code"), [("in Python", 1, 75), ("in Python", 2, -signal.SIGINT), ("in C", 2, 130)]
+)
+def test_one_ctrl_c_is_a_wish_and_a_second_one_ends_the_program_wherever_it_is(where, times, code):
+    command = [sys.executable, "-c", STOPPING, where, str(times)]
+    assert subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL, timeout=30).returncode == code
+
+
+def test_a_ctrl_c_that_waits_for_an_import_is_not_lost_where_signals_become_a_wish(tmp_path):
+    (tmp_path / "listens.py").write_text(
+        "import signal\nfrom squeezenet_jax.system import ending\nsignal.raise_signal(signal.SIGINT)\n"
+        "stop = ending.StopRequest()\nstop.listen()\n"
+    )
+    program = (
+        "import sys\nfrom squeezenet_jax.system import ending\n"
+        "def main():\n    from listens import stop\n    return 75 * stop.requested()\n"
+        "ending.leave_on_ctrl_c()\nsys.exit(ending.exit_code(main))\n"
+    )
+    command, environment = [sys.executable, "-c", program], os.environ | {"PYTHONPATH": str(tmp_path)}
+    assert subprocess.run(command, cwd=ROOT, env=environment, timeout=30).returncode == 75
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
+def test_a_process_leaves_though_its_output_is_full():
+    program = "import sys\nfrom squeezenet_jax.system import processes\nprint('x')\nprocesses.leave(7)\n"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", program]
+        result = subprocess.run(command, cwd=ROOT, env=environment, stdout=full, stderr=subprocess.PIPE)
+    assert (result.returncode, result.stderr) == (7, b"")
