@@ -7,7 +7,7 @@ of a convolution's output; D = H W I, the weights of one output channel, M the w
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -27,17 +27,23 @@ WINDOWS_PER_WEIGHT = 32
 def pre_activation(layer: Layer, inputs: Sequence[Array], flat: Mapping[str, ArrayLike]) -> Array:
     """A layer's output without its activation, under the parameters "conv1/kernel", "conv1/bias", ..."""
     x = inputs[0]
-    if layer.kind == "conv":
-        kernel, bias = jnp.asarray(flat[f"{layer.name}/kernel"]), jnp.asarray(flat[f"{layer.name}/bias"])
-        return plain.lax_conv(x, kernel, 2 * (layer.stride,), 2 * (layer.borders,)) + bias
-    if layer.kind == "max_pool":
-        window, strides = (1, layer.kernel, layer.kernel, 1), (1, layer.stride, layer.stride, 1)
-        borders = [(0, 0), layer.borders, layer.borders, (0, 0)]
-        y: Array = lax.reduce_window(x, -jnp.inf, lax.max, window, strides, borders)
-        return y
-    if layer.kind == "concat":
-        return jnp.concatenate(inputs, axis=-1)
-    return jnp.mean(x, axis=(1, 2)) if layer.kind == "mean" else sum(inputs[1:], start=x)
+    match layer.kind:
+        case "conv":
+            kernel, bias = jnp.asarray(flat[f"{layer.name}/kernel"]), jnp.asarray(flat[f"{layer.name}/bias"])
+            return plain.lax_conv(x, kernel, 2 * (layer.stride,), 2 * (layer.borders,)) + bias
+        case "max_pool":
+            window, strides = (1, layer.kernel, layer.kernel, 1), (1, layer.stride, layer.stride, 1)
+            borders = [(0, 0), layer.borders, layer.borders, (0, 0)]
+            y: Array = lax.reduce_window(x, -jnp.inf, lax.max, window, strides, borders)
+            return y
+        case "concat":
+            return jnp.concatenate(inputs, axis=-1)
+        case "add":
+            return sum(inputs[1:], start=x)
+        case "mean":
+            return jnp.mean(x, axis=(1, 2))
+        case other:
+            assert_never(other)
 
 
 def activation(layer: Layer, x: Array) -> Array:

@@ -112,7 +112,12 @@ V1_1 = Architecture(
 VERSIONS = {"v1.0": V1_0, "v1.1": V1_1}
 STEMS = ("card", "small")
 GEOMETRIES = ("same", "caffe", "torchvision")
-BYPASSES = ("none", "simple", "complex")
+# Around fires whose input has as many channels as their output, and around the others.
+BYPASSES: dict[str, tuple[Bypass, Bypass]] = {
+    "none": ("none", "none"),
+    "simple": ("identity", "none"),
+    "complex": ("identity", "conv"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +157,7 @@ def with_metaparameters(arch: Architecture, meta: Metaparameters) -> Architectur
             bounds = f"at least {low:g}" if high == math.inf else "above 0 and below 1"
             raise UserError(f"{name}: {value} is not allowed; it must be {bounds}")
     number = itertools.count()
-    return _map_fires(arch, lambda _: meta.fire(next(number)))
+    return _map_fires(arch, lambda f: _with_filters(dataclasses.replace(f, bypass="none"), meta.fire(next(number))))
 
 
 def widen(arch: Architecture, multiplier: float) -> Architecture:
@@ -166,7 +171,10 @@ def widen(arch: Architecture, multiplier: float) -> Architecture:
     def scale(filters: int) -> int:
         return _round(multiplier * filters)
 
-    wide = _map_fires(arch, lambda f: FireSpec(scale(f.squeeze), scale(f.expand1x1), scale(f.expand3x3), f.bypass))
+    def filters(f: FireSpec) -> FireSpec:
+        return FireSpec(scale(f.squeeze), scale(f.expand1x1), scale(f.expand3x3))
+
+    wide = _map_fires(arch, lambda f: _with_filters(f, filters(f)))
     stem = dataclasses.replace(arch.stem, features=scale(arch.stem.features))
     return dataclasses.replace(wide, stem=stem)
 
@@ -203,15 +211,13 @@ def with_bypass(arch: Architecture, kind: str) -> Architecture:
     `none`: none. `simple`: identity around each fire whose input has as many channels as its output (3, 5, 7, 9).
     `complex`: that, and a 1x1 convolution around each other fire (2, 4, 6, 8). Raises `UserError` for another kind.
     """
-    elsewhere: dict[str, Bypass] = {"simple": "none", "complex": "conv"}
-    if check_choice("bypass", kind, BYPASSES) == "none":
-        return _map_fires(arch, lambda f: dataclasses.replace(f, bypass="none"))
+    same, changed = BYPASSES[check_choice("bypass", kind, BYPASSES)]
     channels = arch.stem.features
 
     def connect(f: FireSpec) -> FireSpec:
         nonlocal channels
         matches, channels = channels == f.features, f.features
-        return dataclasses.replace(f, bypass="identity" if matches else elsewhere[kind])
+        return dataclasses.replace(f, bypass=same if matches else changed)
 
     return _map_fires(arch, connect)
 
@@ -271,6 +277,11 @@ def group_size(channels: int) -> int:
 def _map_fires(arch: Architecture, change: Callable[[FireSpec], FireSpec]) -> Architecture:
     groups = tuple(tuple(change(spec) for spec in group) for group in arch.groups)
     return dataclasses.replace(arch, groups=groups)
+
+
+def _with_filters(spec: FireSpec, like: FireSpec) -> FireSpec:
+    """`spec` with as many filters as `like`; whatever else a fire has stays."""
+    return dataclasses.replace(spec, squeeze=like.squeeze, expand1x1=like.expand1x1, expand3x3=like.expand3x3)
 
 
 def _round(x: float) -> int:

@@ -20,7 +20,7 @@ fire blocks may be several arrays (`lowering.Features`). Read next: `objective.p
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, assert_never
 
 import flax.linen as nn
 import jax
@@ -106,11 +106,16 @@ class FireBlock(nn.Module):
         expand1x1 = activate(self.conv(spec.expand1x1, (1, 1), name="expand1x1")(s, mask_B, pool=early))
         expand3x3 = activate(self.conv(spec.expand3x3, (3, 3), padding="SAME", name="expand3x3")(s, mask_B, pool=early))
         y = lowering.concatenate(expand1x1, expand3x3)
-        if spec.bypass == "identity":
-            y = lowering.add(y, x)
-        elif spec.bypass == "conv":
-            projected = self.conv(spec.features, (1, 1), name="bypass")(x, mask_B)
-            y = lowering.add(y, activate(projected) if self.arch.bypass_relu else projected)
+        match spec.bypass:
+            case "none":
+                pass
+            case "identity":
+                y = lowering.add(y, x)
+            case "conv":
+                projected = self.conv(spec.features, (1, 1), name="bypass")(x, mask_B)
+                y = lowering.add(y, activate(projected) if self.arch.bypass_relu else projected)
+            case other:
+                assert_never(other)
         return jax.tree.map(late, y) if late else y
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 from squeezenet_jax.network.architecture import (
     NORM_EPSILON,
@@ -164,11 +164,16 @@ def _fire(rows: "_Rows", name: str, spec: FireSpec, x: str) -> str:
     expand1x1 = rows.conv(f"{name}/expand1x1", s, spec.expand1x1)
     expand3x3 = rows.conv(f"{name}/expand3x3", s, spec.expand3x3, 3, borders=(1, 1))
     y = rows.concat(f"{name}/concat", expand1x1, expand3x3)
-    if spec.bypass == "none":
-        return y
-    if spec.bypass == "conv":
-        x = rows.conv(f"{name}/bypass", x, spec.features, activated=rows.arch.bypass_relu)
-    return rows.add(f"{name}/sum", y, x)
+    match spec.bypass:
+        case "none":
+            return y
+        case "identity":
+            return rows.add(f"{name}/sum", y, x)
+        case "conv":
+            x = rows.conv(f"{name}/bypass", x, spec.features, activated=rows.arch.bypass_relu)
+            return rows.add(f"{name}/sum", y, x)
+        case other:
+            assert_never(other)
 
 
 class _Rows:

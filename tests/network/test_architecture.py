@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from squeezenet_jax.network import architecture
-from squeezenet_jax.network.architecture import V1_0, V1_1, Metaparameters, build
+from squeezenet_jax.network.architecture import V1_0, V1_1, FireSpec, Metaparameters, build
 from squeezenet_jax.network.trace import count, trace
 from squeezenet_jax.system.errors import UserError
 
@@ -89,6 +89,18 @@ def test_shares_of_3x3(pct3x3, params):
 @pytest.mark.parametrize("arch", [V1_0, V1_1])
 def test_metaparameters_of_the_paper_give_its_tables(arch):
     assert architecture.with_metaparameters(arch, Metaparameters()) == arch
+
+
+def test_what_else_a_fire_has_stays_with_it():
+    @dataclasses.dataclass(frozen=True)
+    class Scaled(FireSpec):  # as where somebody adds a field
+        scale: float = 1.0
+
+    groups = tuple(tuple(Scaled(**vars(spec), scale=0.5) for spec in group) for group in V1_1.groups)
+    arch = dataclasses.replace(V1_1, groups=groups)
+    arch = architecture.with_metaparameters(arch, Metaparameters(base_e=64))
+    arch = architecture.with_bypass(architecture.widen(arch, 0.5), "complex")
+    assert {(spec.scale, spec.bypass) for _, spec in arch.fires()} == {(0.5, "identity"), (0.5, "conv")}
 
 
 def test_odd_filters_are_rounded_half_up():

@@ -1,5 +1,6 @@
 """The rows of `trace` say everything that is needed to compute the network, and each says it right."""
 
+import contextlib
 import dataclasses
 import doctest
 import itertools
@@ -14,7 +15,9 @@ from squeezenet_jax.network import architecture, memory, model, trace
 from squeezenet_jax.network.architecture import FireSpec, StemSpec, build
 from squeezenet_jax.network.model import SqueezeNet
 from squeezenet_jax.network.trace import IMAGE, Layer, count
-from squeezenet_jax.system import nested
+from squeezenet_jax.settings import ModelSettings
+from squeezenet_jax.system import fields, nested
+from squeezenet_jax.system.errors import UserError
 
 # Clevert et al., arXiv 1511.07289; Maas et al. 2013; Ramachandran et al., arXiv 1710.05941.
 ACTIVATIONS = {
@@ -56,6 +59,7 @@ def compute(layer, inputs, tensors):
     elif layer.kind == "add":
         y = sum(inputs)
     else:
+        assert layer.kind == "mean"
         y = jnp.mean(*inputs, axis=(1, 2), keepdims=True)
     assert y.shape[1:] == layer.shape
     channels = [x.shape[-1] for x in inputs]
@@ -92,10 +96,40 @@ ARCHITECTURES = {
     "the same group twice": same_group_twice(),
     "batch norm": build("v1.0", bypass="complex", norm="batch", activation="swish", width=0.125),
     "group norm": build("v1.1", bypass="simple", norm="group", width=0.3),
-    "elu": build("v1.1", bypass="complex", activation="elu", width=0.125),
-    "leaky ReLU": build("v1.0", bypass="simple", activation="leaky_relu", width=0.125),
     "swish, none behind squeeze": build("v1.1", activation="swish", squeeze_activation=False, width=0.125),
 }
+
+
+def every_setting():
+    """A network for each value of each setting of it, also of one that somebody adds: what a number has is halved."""
+    plain = ModelSettings(stem="small", width=0.125, bypass="complex")
+    for row in fields.rows(ModelSettings):
+        default = getattr(plain, row.name)
+        values = row.rule.choices or ((not default,) if isinstance(default, bool) else ())
+        if isinstance(default, float | int) and not isinstance(default, bool):
+            values = (type(default)(default / 2),)
+        for value in values:
+            with contextlib.suppress(UserError):  # of a setting that needs another
+                arch = dataclasses.replace(plain, **{row.name: value}).architecture()
+                if arch != plain.architecture():
+                    yield f"{row.name} {value}", arch
+
+
+ARCHITECTURES |= dict(every_setting())
+
+
+def test_networks_of_all_settings_are_compared():
+    known = {
+        "version v1.1",
+        "stem card",
+        "norm batch",
+        "norm group",
+        "bypass none",
+        "bypass simple",
+        "activation swish",
+    }
+    known |= {"geometry caffe", "bypass_relu False", "conv10_relu False", "squeeze_activation False", "width 0.0625"}
+    assert known <= set(ARCHITECTURES)
 
 
 @pytest.mark.long
