@@ -54,6 +54,7 @@ def load_weights(path: str, args: argparse.Namespace) -> "Weights":
     """`weights.load` with the options above, and a note where the preprocessing is a guess: a wrong one looks like bad
     weights (0 instead of 68 % for DeepScale's v1.1)."""
     from squeezenet_jax import weights
+    from squeezenet_jax.weights.formats import run_directory
     from squeezenet_jax.weights.formats.state_dicts import OTHERS, TAKEN
     from squeezenet_jax.weights.formats.torchvision_layout import ASSUMED
 
@@ -62,6 +63,8 @@ def load_weights(path: str, args: argparse.Namespace) -> "Weights":
     if args.state_dict is None and OTHERS in origin and origin.get("source") == Path(path).name:  # else it was earlier
         taken = origin.get(TAKEN, "the one at its top level")
         print(f"note: of {path}, {taken} is read; --state-dict chooses {origin[OTHERS]}", file=sys.stderr)
+    if said := run_directory.remark(origin):
+        print(f"note: {path}: {said}", file=sys.stderr)
     if args.preprocessing is None and ASSUMED in loaded.provenance:
         print(
             f"note: {path} does not say which preprocessing it needs; {loaded.preprocessing.name} is assumed "

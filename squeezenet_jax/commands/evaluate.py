@@ -64,6 +64,11 @@ def run(args: argparse.Namespace) -> int:
     compile_forward = arguments.compile_forward(args)
     loaded = arguments.load_weights(args.weights, args)
     examples = _examples(args, loaded)
+    from squeezenet_jax.weights.formats.run_directory import DTYPE
+
+    if dtype := loaded.provenance.get(DTYPE):
+        said = "its own accuracy may be another by some images"
+        print(f"note: {args.weights} was trained and evaluated in {dtype}, this is float32: {said}", file=sys.stderr)
     if examples.matched.note:
         print(f"note: {examples.matched.note}", file=sys.stderr)
     result, unreadable = evaluate(loaded, examples, args.batch_size, compile_forward)
@@ -88,20 +93,35 @@ def _examples(args: argparse.Namespace, weights: "Weights") -> Examples:
         if not place:
             raise UserError(f"{args.data}: names no folder; it must be folder:DIR")
         return of_folder(arguments.path_of(place), weights, by_position=args.classes_by_position)
-    if args.data:
-        place = place or "~/tensorflow_datasets"
-        return of_dataset(kind, place, args.split or "", weights, by_position=args.classes_by_position)
     from squeezenet_jax.runs.directory import RunDirectory
 
     path = arguments.path_of(args.weights)
     description = RunDirectory(path).read_description() if path.is_dir() else {}
+    if args.data:
+        place = place or "~/tensorflow_datasets"
+        examples = of_dataset(kind, place, args.split or "", weights, by_position=args.classes_by_position)
+        _note_trained_on(description, kind, place, args.split or "")
+        return examples
     data = description.get("settings", {}).get("data")
     if not isinstance(data, dict) or not {"name", "dir", "eval_split"} <= data.keys():
         raise UserError("DATA: is missing; only a run's directory says what it was evaluated on")
     name, directory, split = str(data["name"]), str(data["dir"]), args.split or str(data["eval_split"])
     examples = of_dataset(name, directory, split, weights, by_position=args.classes_by_position)
     _compare((description.get("inputs") or {}).get("data") or {}, name, directory, split)
+    _note_trained_on(description, name, directory, split)
     return examples
+
+
+def _note_trained_on(description: Mapping[str, Any], name: str, directory: str, split: str) -> None:
+    from squeezenet_jax.data import catalog, fingerprint
+
+    if not description:
+        return
+    wanted = {"data.name": name, "data.dir": directory, "data.num_classes": 0, "data.eval_split": split}
+    seen = fingerprint.trained_on(description, name, directory, catalog.resolve(wanted)["data.eval_split"])
+    if seen:
+        said = "its accuracy on them says nothing about others"
+        print(f"note: the run was trained on {seen:,} of these images: {said}", file=sys.stderr)
 
 
 def _compare(recorded: Mapping[str, str], name: str, directory: str, split: str) -> None:

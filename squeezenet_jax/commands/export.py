@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from squeezenet_jax.weights import Weights
 
 INT8_OPTIONS = ("per_tensor", "max_drop", "input_type", "output_type")
-COMPRESSED = ("deep compression", "compressed")  # formats whose file is smaller than int8 is
+COMPRESSED = (".sqz", ".net")  # whose file is smaller than int8 is
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,8 +88,9 @@ def run(args: argparse.Namespace) -> int:
     layers = network.layers()
     _, macs = count(layers)
     print("\n".join([f"{macs:,} MACs", *arguments.memory_lines(layers, network.image_size)]))
-    if loaded.provenance.get("format") in COMPRESSED:
-        print(f"weights as they are compressed: {arguments.path_of(args.weights).stat().st_size:,} bytes")
+    given = arguments.path_of(args.weights)
+    if given.suffix.lower() in COMPRESSED and given.is_file():
+        print(f"weights as they are compressed: {given.stat().st_size:,} bytes")
     return 0
 
 

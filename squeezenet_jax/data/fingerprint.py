@@ -5,7 +5,8 @@ prepared dataset's files; no image is read.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from squeezenet_jax.data import catalog, folder
 from squeezenet_jax.settings import DataSettings
@@ -37,6 +38,18 @@ def surely_differ(name: str, before: str, now: str) -> bool:
     The same images that were prepared twice can lie in other files, so there numbers of images and classes decide.
     """
     return before != now and (name == catalog.FOLDER or before.partition(",")[0] != now.partition(",")[0])
+
+
+def trained_on(description: Mapping[str, Any], name: str, directory: str, split: str) -> int:
+    """How many images of this split a run was trained on, as far as its run.json says and they are the same images."""
+    data, before = description.get("settings", {}).get("data", {}), (description.get("inputs") or {}).get("data", {})
+    ours = catalog.parse_split("data.eval_split", split, name, catalog.info(name, directory))
+    if data.get("name") != name or ours.name not in before:
+        return 0
+    if surely_differ(name, before[ours.name], of_split(name, directory, ours.name)):
+        return 0
+    dataset = catalog.DatasetInfo.recorded(description["dataset"])
+    return catalog.parse_split("data.train_split", data["train_split"], name, dataset).shared_with(ours)
 
 
 def _facts(name: str, data_dir: str, found: catalog.DatasetInfo, split: str) -> Iterable[str]:

@@ -24,7 +24,7 @@ from squeezenet_jax.runs.directory import RunDirectory
 from squeezenet_jax.system import atomic, storage
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import Weights, flatten
-from squeezenet_jax.weights.formats import metadata, safetensors_file
+from squeezenet_jax.weights.formats import metadata, run_directory, safetensors_file
 
 FILE = "model.safetensors"
 
@@ -81,7 +81,8 @@ def read_run(path: Path, source: Weights) -> model_card.Trained:
         step=step,
         evaluation=_evaluation(directory, step),
         images=_images(started, run),
-        top1_by_seed=_seeds(directory, started, step),
+        is_last=directory.status in model_card.ENDED and run_directory.UNREADABLE not in source.provenance,
+        **_seeds(directory, started, step),
     )
 
 
@@ -100,24 +101,30 @@ def _images(started: Mapping[str, Any], run: settings.Settings) -> int | None:
     return split.stop - split.start
 
 
-def _seeds(directory: RunDirectory, started: Mapping[str, Any], step: int) -> dict[int, float]:
-    """Top-1 by seed, of the finished runs beside this one with the same settings and inputs, at the same step."""
+def _seeds(directory: RunDirectory, started: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """Of the runs beside this one with the same settings and inputs: top-1 at the same step by seed of those that
+    ended, and the seeds of those that diverged."""
 
     def same(description: Mapping[str, Any]) -> Any:
         deciding = model_card.deciding(settings.from_config(description["settings"]))
         return {**deciding, "seed": None}, description.get("inputs")
 
-    found = {}
+    top1: dict[int, float] = {}
+    diverged: list[int] = []
     for path in sorted(directory.path.absolute().parent.glob("*/run.json")):
         other = RunDirectory(path.parent)
         try:
             description = other.read_description()
-            evaluation = _evaluation(other, step) if other.status in model_card.ENDED else None
-            if evaluation and same(description) == same(started):
-                found[int(description["settings"]["seed"])] = float(evaluation["top1"])
+            if same(description) != same(started):
+                continue
+            evaluation, seed = _evaluation(other, step), int(description["settings"]["seed"])
+            if other.status == "diverged":
+                diverged.append(seed)
+            elif evaluation and other.status in model_card.ENDED:
+                top1[seed] = float(evaluation["top1"])
         except (UserError, KeyError):  # damaged, or of another program
             continue
-    return found
+    return {"top1_by_seed": top1, "diverged_seeds": tuple(diverged)}
 
 
 def _config(source: Weights, trained: model_card.Trained | None) -> dict[str, Any]:

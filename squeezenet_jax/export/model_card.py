@@ -43,7 +43,9 @@ class Trained:
     step: int
     evaluation: Mapping[str, Any] | None  # of this step: loss, top1, top5, count
     images: int | None  # that it was trained on
+    is_last: bool  # of the steps of a run that ended
     top1_by_seed: Mapping[int, float]  # of all runs beside it, itself included, that ended and differ in the seed only
+    diverged_seeds: Sequence[int]  # of those that diverged
 
     @property
     def has_ended(self) -> bool:
@@ -209,7 +211,9 @@ def _training(trained: Trained) -> str:
     train, optimizer = run.train, run.optimizer
     origin = _provenance(started.get("init_from") or {})
     begun = f"other weights ({origin or 'not recorded'})" if run.model.weights else "scratch"
-    chosen = ", the last, not one chosen by its accuracy" if trained.has_ended else ""
+    chosen = ", the last, not one chosen by its accuracy" if trained.is_last else ""
+    if trained.has_ended and not trained.is_last:
+        chosen = ", because newer checkpoints are unreadable"
     versions = started.get("versions") or {}
     packages = ", ".join(f"{name} {_plain(versions[name])}" for name in ("jax", "flax", "optax") if versions.get(name))
     devices = ", ".join(dict.fromkeys(map(_plain, started.get("devices") or ())))
@@ -235,12 +239,21 @@ Devices: {devices or "not recorded"}.
 def _accuracy(trained: Trained) -> str:
     if not trained.evaluation:
         return "## Accuracy\n\nNot known: the run did not evaluate these weights."
-    top1, n = trained.top1_by_seed, len(trained.top1_by_seed)
+    run, top1, n = trained.settings, trained.top1_by_seed, len(trained.top1_by_seed)
     seeds = "There is one run with these settings. How much another seed would change is not known."
     if n > 1:
         mean, std = 100 * statistics.fmean(top1.values()), 100 * statistics.stdev(top1.values())
         seeds = f"""These settings were trained with {n} seeds ({_text(sorted(top1))}): top-1 {mean:.2f} ± {std:.2f} %
-(mean ± standard deviation). What to expect of another training is that mean, not the accuracy of this one."""
+(mean ± standard deviation)."""
+        if not trained.diverged_seeds:
+            seeds += " What to expect of another training is that mean, not the accuracy of this one."
+    if diverged := sorted(trained.diverged_seeds):
+        seeds += f"\n**{len(diverged)} more diverged** (seed {_text(diverged)}) and have no accuracy: others may, too."
+    if run.model.dtype != "float32":
+        seeds += (
+            f"\n\nThe run computed in {run.model.dtype}, `squeezenet_jax` computes these weights in float32: some\n"
+        )
+        seeds += "images may be answered otherwise."
     return f"""## What the accuracy means
 
 Every readable image of the split counts once. With p the share of right answers among n images, the 95 % interval is

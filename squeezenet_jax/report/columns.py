@@ -262,7 +262,7 @@ COLUMNS = (
         "device_memory_bytes",
         _mean_of("device_memory_bytes"),
         _scaled("device_memory_bytes", 2**-30, 2),
-        lambda comparison: "device GiB: the most memory in use on the fullest device, where its backend says so.",
+        lambda comparison: "device GiB: the most memory in use on the fullest device, where that is known.",
         speed=True,
     ),
     Column("", "baseline", lambda row: row.baseline),

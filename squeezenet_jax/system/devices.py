@@ -154,8 +154,22 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(put, tree)
 
 
-def peak_memory() -> int | None:
-    """Bytes that the fullest of this process's devices has had in use at most; None where the backend does not say."""
+class PeakMemory:
+    """What a run needs of its devices. They keep the peak of the whole process, in which another run may have been."""
+
+    def __init__(self) -> None:
+        self._before = _peak_memory() or 0
+
+    def read(self) -> int | None:
+        """Bytes in use at most since this was made, on the fullest device of this process.
+
+        None where the backend does not say, or an earlier run had more in use.
+        """
+        peak = _peak_memory()
+        return None if peak is None or peak <= self._before else peak
+
+
+def _peak_memory() -> int | None:
     used = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
     return max((int(count) for count in used if count is not None), default=None)
 

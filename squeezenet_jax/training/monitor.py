@@ -64,6 +64,7 @@ class Monitor:
         """
         self._settings, self._directory, self._reporter = settings, directory, reporter
         self._steps_per_epoch, self._input_seconds = steps_per_epoch, input_seconds
+        self._memory = devices.PeakMemory()
         self._open: Steps = []
         self._ended: Steps = []
         self._running: deque[tuple[int, objective.Tally]] = deque()  # not seen to be computed yet
@@ -141,7 +142,7 @@ class Monitor:
         mean["step_seconds"], mean["step_seconds_p90"] = _typical(self._marks[: self._marks.index(end) + 1])
         epoch = last_step / self._steps_per_epoch
         finite = {name: value if math.isfinite(value) else None for name, value in mean.items()}
-        memory = {"device_memory_bytes": devices.peak_memory()}
+        memory = {"device_memory_bytes": self._memory.read()}
         self.write({"split": "train", "step": last_step, "epoch": epoch} | finite | memory)
         self._judge(mean["loss"], epoch)
 

@@ -16,6 +16,7 @@ from squeezenet_jax.settings import DataSettings, ModelSettings
 from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights import bundle, classes
+from squeezenet_jax.weights.formats import run_directory
 from squeezenet_jax.weights.formats.state_dicts import OTHERS, TAKEN
 
 
@@ -56,21 +57,23 @@ def initial_params(model: ModelSettings, data: DataSettings) -> dict[str, Any]:
 def check_unseen(model: ModelSettings, data: DataSettings) -> None:
     """Raises `UserError` where `model.init_from` is a run that was trained on images of `data.eval_split`.
 
-    As far as it recorded them, and that they are the same images. A file that was made from a run does not say it.
+    Or one that began with such a run, and so on: as far as they are there, recorded their images, and these are the
+    same. A file that was made from a run does not say it.
     """
-    path = storage.expand(model.weights)
-    description = RunDirectory(path).read_description() if path.is_dir() else {}
-    theirs, inputs = description.get("settings", {}).get("data", {}), description.get("inputs") or {}
-    ours = catalog.parse_split("data.eval_split", data.eval_split, data.name, catalog.info(data.name, data.dir))
-    before = inputs.get("data", {}).get(ours.name)
-    if data.allow_overlap or before is None or theirs.get("name") != data.name:
-        return
-    if fingerprint.surely_differ(data.name, before, fingerprint.of_split(data.name, data.dir, ours.name)):
-        return
-    dataset = catalog.DatasetInfo.recorded(description["dataset"])
-    seen = catalog.parse_split("data.train_split", theirs["train_split"], theirs["name"], dataset)
-    what = f"{theirs['train_split']}, which model.init_from was trained on"
-    catalog.check_shared(data, seen.shared_with(ours), what)
+    origin, who, asked = model.weights, "model.init_from", set[Path]()
+    while origin and not data.allow_overlap:
+        path = storage.expand(origin)
+        if not path.is_dir() or path.resolve() in asked:  # a file or a name, or a run that is gone
+            return
+        asked.add(path.resolve())
+        description = RunDirectory(path).read_description()
+        theirs = description.get("settings", {})
+        shared = fingerprint.trained_on(description, data.name, data.dir, data.eval_split)
+        split = theirs.get("data", {}).get("train_split")
+        catalog.check_shared(data, shared, f"{split}, which {who} was trained on")
+        began = theirs.get("model", {})
+        origin = str(began.get("init_from") or "") if began.get("start") != "scratch" else ""
+        who = f"{origin}, with which {who} began,"
 
 
 def load(model: ModelSettings) -> weights.Weights:
@@ -83,6 +86,8 @@ def load(model: ModelSettings) -> weights.Weights:
     if OTHERS in origin and origin["source"] == Path(model.weights).name:  # else one was chosen when it was converted
         taken = origin.get(TAKEN, "the one at its top level")
         _note(f"note: of {model.weights}, {taken} is read; `convert --state-dict` makes a file of {origin[OTHERS]}")
+    if said := run_directory.remark(origin):
+        _note(f"note: model.init_from: {model.weights}: {said}")
     return given
 
 

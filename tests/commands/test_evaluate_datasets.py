@@ -56,6 +56,25 @@ def test_a_run_is_not_evaluated_on_other_images_than_it_recorded(on_digits, tmp_
         assert main(["evaluate", str(run), *named]) == 0
 
 
+@pytest.mark.parametrize(
+    ("named", "seen"),
+    [([], 0), (["digits"], 0), (["--split", "train[90:110]"], 6), (["digits", "--split", "train[:40]"], 40)],
+)
+def test_images_that_the_run_was_trained_on_are_said_to_be(on_digits, named, seen, capsys):
+    assert main(["evaluate", str(on_digits[0]), *named]) == 0
+    said = f"note: the run was trained on {seen} of these images: its accuracy on them says nothing about others\n"
+    assert capsys.readouterr().err.count(said) == bool(seen)
+
+
+def test_a_run_in_bfloat16_is_said_to_have_been_one(on_digits, tmp_path, capsys):
+    run = shutil.copytree(on_digits[0], tmp_path / "run")
+    description = json.loads((run / "run.json").read_text())
+    description["settings"]["model"]["dtype"] = "bfloat16"
+    (run / "run.json").write_text(json.dumps(description))
+    assert main(["evaluate", str(run)]) == 0
+    assert f"note: {run} was trained and evaluated in bfloat16, this is float32" in capsys.readouterr().err
+
+
 def test_another_split_has_other_images(on_digits, capsys):
     run, _ = on_digits
     assert main(["evaluate", str(run), "digits", "--format", "json"]) == 0

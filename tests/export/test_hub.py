@@ -142,6 +142,32 @@ def test_a_run_that_did_not_end_or_learn_says_so(workdir):
     assert "**The training stalled**" in export(workdir / "bypass=none,seed=0", workdir / "stalled")
 
 
+def test_seeds_that_diverged_are_said_to_have(workdir):
+    for seed in (1, 2):
+        write_json(workdir / f"bypass=none,seed={seed}" / "status.json", {"status": "diverged"})
+    card = export(workdir / "bypass=none,seed=0", workdir / "one")
+    assert "There is one run with these settings." in card
+    assert "**2 more diverged** (seed 1, 2) and have no accuracy" in card
+    write_json(workdir / "bypass=none,seed=1" / "status.json", {"status": "done"})
+    card = export(workdir / "bypass=none,seed=0", workdir / "two")
+    assert "trained with 2 seeds (0, 1)" in card and "**1 more diverged** (seed 2)" in card
+    assert "What to expect" not in card
+
+
+def test_weights_behind_which_checkpoints_are_unreadable_are_not_called_the_last(workdir):
+    run = workdir / "bypass=none,seed=0"
+    (run / "checkpoints" / "13.safetensors").write_bytes(b"\0")
+    assert "of step 12, because newer checkpoints are unreadable." in export(run, workdir / "out")
+
+
+def test_what_was_computed_otherwise_is_said(workdir):
+    run = workdir / "bypass=none,seed=0"
+    described = json.loads((run / "run.json").read_text())
+    described["settings"]["model"]["dtype"] = "bfloat16"
+    write_json(run / "run.json", described)
+    assert "The run computed in bfloat16" in export(run, workdir / "out")
+
+
 def test_many_classes_are_listed_in_the_config_only(make_weights, workdir):
     names = tuple(f"name {k}" for k in range(100))
     source = make_weights(36)

@@ -78,8 +78,15 @@ def test_images_per_second_are_those_of_the_device_however_a_window_ends(
 def test_the_fullest_device_says_how_much_memory_is_in_use(monkeypatch):
     counts = [{"peak_bytes_in_use": 5}, None, {"peak_bytes_in_use": 7, "bytes_in_use": 1}, {}]
     found = [types.SimpleNamespace(memory_stats=lambda count=count: count) for count in counts]
+    monkeypatch.setattr(devices.jax, "local_devices", list)  # none that says it
+    first = devices.PeakMemory()
+    assert first.read() is None
     monkeypatch.setattr(devices.jax, "local_devices", lambda: found)
-    assert devices.peak_memory() == 7
+    assert first.read() == 7
+    second = devices.PeakMemory()  # of a smaller run behind it, in the same process
+    assert second.read() is None
+    counts[0]["peak_bytes_in_use"] = 8
+    assert (first.read(), second.read()) == (8, 8)
 
 
 def watched(tiny, tmp_path, losses, label_entropy=None):

@@ -222,6 +222,33 @@ def test_a_run_that_was_trained_on_what_is_held_out_now_is_no_start(tiny, tmp_pa
     check(data__train_split="train[:900]", data__eval_split="train[900:]")
 
 
+def test_nor_is_one_that_began_with_such_a_run(tiny, tmp_path, monkeypatch):
+    data = tiny(data__train_split="train[:500]", data__eval_split="test").data
+    for name, split, start in (
+        ("first", "train", {}),
+        ("second", "train[:500]", {"init_from": str(tmp_path / "first")}),
+        ("circle", "train[:500]", {"init_from": str(tmp_path / "circle")}),
+        ("scratch", "train[:500]", {"init_from": str(tmp_path / "first"), "start": "scratch"}),
+        ("gone", "train[:500]", {"init_from": str(tmp_path / "none"), "start": "init_from"}),
+    ):
+        inputs = {"data": fingerprint.fingerprint(dataclasses.replace(data, train_split=split))}
+        run = {"settings": {"data": dataclasses.asdict(data) | {"train_split": split}, "model": start}}
+        run |= {"inputs": inputs, "dataset": dataclasses.asdict(catalog.info("digits", ""))}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(run))
+    monkeypatch.setattr(transfer, "initial_params", lambda model, data: None)
+
+    def check(name):
+        changes = {"data__train_split": "train[:500]", "data__eval_split": "train[500:]"}
+        train.check(tiny(model__init_from=str(tmp_path / name), **changes))
+
+    expected = "shares 933 images with train, which .*first, with which model.init_from began, was trained on"
+    with pytest.raises(UserError, match=expected):
+        check("second")
+    for name in ("circle", "scratch", "gone"):
+        check(name)
+
+
 def test_a_digest_is_of_values_shapes_and_class_names_but_not_of_the_place(tiny, monkeypatch):
     ones, names = np.ones((2, 3), np.float32), ("a", "b\udcff")  # a folder's name need not be UTF-8
 

@@ -4,6 +4,7 @@ The network's table follows from the settings in `run.json`, as does the preproc
 does to an image.
 """
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +14,16 @@ import numpy as np
 
 from squeezenet_jax import settings
 from squeezenet_jax.runs import checkpoint
+from squeezenet_jax.runs.directory import RunDirectory
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import Preprocessing, Weights, parameter_shapes, unflatten
 from squeezenet_jax.weights.formats.infer import Wishes, to_float32
 from squeezenet_jax.weights.formats.metadata import parse_json
 
 MAX_RUN_JSON = 1 << 20
+# In the provenance, where they are out of the ordinary: what became of the run, the steps of newer checkpoints that are
+# unreadable, and what it computed in.
+STATUS, UNREADABLE, DTYPE = "status", "unreadable steps", "dtype"
 
 
 def read(path: Path, wishes: Wishes, provenance: Mapping[str, str]) -> Weights:
@@ -28,6 +33,7 @@ def read(path: Path, wishes: Wishes, provenance: Mapping[str, str]) -> Weights:
     step, params = _newest_params(path / "checkpoints", config)
     tensors = {name: to_float32(x) for name, x in params.items()}
     origin = {name: str(run[name]) for name in ("experiment", "preset", "git") if isinstance(run.get(name), str)}
+    origin |= _oddities(path, config, step)
     return Weights(
         config.model.architecture(),
         unflatten(tensors),
@@ -37,6 +43,29 @@ def read(path: Path, wishes: Wishes, provenance: Mapping[str, str]) -> Weights:
         labels=_class_names(run, config.data.num_classes),
         provenance={**provenance, **origin, "dataset": config.data.name, "step": str(step)},
     )
+
+
+def _oddities(path: Path, config: settings.Settings, step: int) -> dict[str, str]:
+    found, status = {}, "unknown"
+    with contextlib.suppress(UserError):  # a damaged file says nothing about the weights
+        status = RunDirectory(path).status
+    if status not in ("done", "stalled"):
+        found[STATUS] = status
+    if newer := [x for x in checkpoint.steps(path / "checkpoints") if x > step]:
+        found[UNREADABLE] = ", ".join(map(str, newer))
+    if config.model.dtype != "float32":
+        found[DTYPE] = config.model.dtype
+    return found
+
+
+def remark(provenance: Mapping[str, str]) -> str:
+    """Why weights of a run are not those that it ended with, for whoever takes them for that; else ""."""
+    reasons = []
+    if STATUS in provenance:
+        reasons.append(f"the run's status is {provenance[STATUS]}")
+    if UNREADABLE in provenance:
+        reasons.append(f"newer checkpoints are unreadable: {provenance[UNREADABLE]}")
+    return f"the weights are of step {provenance.get('step', 'unknown')}; {'; '.join(reasons)}" if reasons else ""
 
 
 def _class_names(run: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
