@@ -186,6 +186,9 @@ def _row(name: str, runs: Sequence[Run], baseline: str, references: Sequence[Run
     notes = {**known, **collections.Counter(run.status for run in runs), "done": 0}
     notes["without evaluation"] = sum(run.status in COUNTED and not run.result for run in runs)
     notes["not above the majority class"] = sum(not run.beats_majority for run in runs)
+    if first.settings.get("compress.share", "none") != "none":
+        lacking = len(results) - len(sizes)
+        notes["without network.sqz" + ": MiB as if not compressed" * (not sizes)] = lacking
     texts = [f"{count} {what}" for what, count in notes.items() if count]
     if name != baseline and len(pairs) < len(results):
         texts.append(f"{len(pairs)} paired")

@@ -91,6 +91,28 @@ def test_done_without_an_evaluation_is_named() -> None:
     assert (row_of(runs).n, row_of(runs).notes) == (3, "1 without evaluation")
 
 
+@pytest.mark.parametrize(
+    ("sizes", "mib", "notes"),
+    [
+        ([2**20] * 3, 1.0, ""),
+        ([2**20, None, None], 1.0, "2 without network.sqz"),
+        ([None] * 3, 4.7624, "3 without network.sqz: MiB as if not compressed"),
+    ],
+)
+def test_a_compressed_row_whose_files_are_missing_says_so(sizes: list[int | None], mib: float, notes: str) -> None:
+    runs = [a_run(SIMPLE, seed, 0.9) for seed in range(3)]
+    shared = [
+        dataclasses.replace(
+            run,
+            settings={"compress.share": "kmeans"},
+            final={**(run.final or {}), **({"bytes": size} if size else {})},
+        )
+        for run, size in zip(runs, sizes, strict=True)
+    ]
+    row = row_of([*shared, a_run(BASE, 0, 0.9), a_run(BASE, 1, 0.9), a_run(BASE, 2, 0.9)])
+    assert (row.mib, row.notes) == (pytest.approx(mib, abs=1e-4), notes)
+
+
 def test_rows_that_share_the_highest_mean_have_their_own_n() -> None:
     runs = [a_run(BASE, seed, 0.9) for seed in range(3)] + [a_run(SIMPLE, seed, 0.9) for seed in range(2)]
     text = wording.answer(compare("bypass", "digits", BASE, runs))

@@ -1,5 +1,6 @@
 """Caffe's two formats: .caffemodel in both of its layer formats, and Deep Compression's .net."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -50,6 +51,44 @@ def test_caffemodel_tells_a_simple_bypass(write, old):
     refused(write("w.caffemodel", caffemodel(tiny_weights().params, old=old, sums=3)), "3 Eltwise layers")
     stripped = write("w.caffemodel", caffemodel(tiny_weights().params, old=old))
     assert weights.load(stripped, bypass="simple").arch == tiny_arch(bypass="simple")
+
+
+SQUEEZES = [f"fire{number}/squeeze1x1" for number in range(2, 10)]
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(
+    ("missing", "changes"),
+    [
+        ([], {}),
+        (["conv10"], {"conv10_relu": False}),
+        (SQUEEZES, {"squeeze_activation": False}),
+        ([*SQUEEZES, "conv10"], {"squeeze_activation": False, "conv10_relu": False}),
+    ],
+    ids=["none", "conv10's", "squeeze layers'", "both"],
+)
+def test_relus_that_a_caffemodel_lacks_are_not_computed(write, old, missing, changes):
+    params = tiny_weights().params
+    names = {name.rpartition("/")[0] for name in flatten(params)}
+    content = caffemodel(params, old=old, activated=sorted(names - set(missing)))
+    assert weights.load(write("w.caffemodel", content)).arch == dataclasses.replace(
+        tiny_arch(geometry="caffe"), **changes
+    )
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_caffemodels_that_compute_something_else_are_refused(write, old):
+    params = tiny_weights().params
+    names = sorted({name.rpartition("/")[0] for name in flatten(params)})
+    for missing in (["conv1"], SQUEEZES[:1], ["fire3/expand1x1", "conv10"]):
+        content = caffemodel(params, old=old, activated=[name for name in names if name not in missing])
+        refused(write("w.caffemodel", content), f"none behind .*{missing[0]}")
+    layer = 2 if old else 100
+    named = field(4, b"x") + field(5, 23) if old else field(1, b"x") + field(2, b"ELU")
+    refused(write("w.caffemodel", caffemodel(params, old=old) + field(layer, named)), "layer x is (TanH|ELU), which")
+    kind = field(4, b"r") + field(5, 18) if old else field(1, b"r") + field(2, b"ReLU")
+    slope = field(30 if old else 123, b"\x0d" + np.float32(0.1).tobytes())
+    refused(write("w.caffemodel", caffemodel(params, old=old) + field(layer, kind + slope)), "layer r is a ReLU with a")
 
 
 def test_wrong_caffemodels_are_refused(write):

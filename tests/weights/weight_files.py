@@ -86,17 +86,23 @@ def blob(x, *, old=False, double=False):
     return b"".join(field(number, dim) for number, dim in enumerate(dims, start=1)) + data
 
 
-def caffemodel(params, *, old=False, double=False, sums=0, extra=b""):
-    """A NetParameter with a data layer, the convolutions and `sums` Eltwise layers, in the old or new layer format."""
+def caffemodel(params, *, old=False, double=False, sums=0, extra=b"", activated=()):
+    """A NetParameter with a data layer, the convolutions and `sums` Eltwise layers, in the old or new layer format.
+
+    The convolutions that are `activated` have a ReLU layer behind them, as all have in a file that was not stripped.
+    """
     flat = oihw(flatten(params))
     layers = [("data", "Data", [])]
     layers += [(f"bypass_{i}", "Eltwise", []) for i in range(sums)]
     for name in [name.removesuffix("/kernel") for name in flat if name.endswith("/kernel")]:
         layers.append((name, "Convolution", [flat[f"{name}/kernel"], flat[f"{name}/bias"]]))
-    numbers = {"Data": 5, "Eltwise": 25, "Convolution": 4}
+    layers += [(f"relu_{name}", "ReLU", []) for name in activated]
+    numbers = {"Data": 5, "Eltwise": 25, "Convolution": 4, "ReLU": 18}
     content = field(1, b"SqueezeNet")
     for name, kind, arrays in layers:
         parts = [(4, name.encode()), (5, numbers[kind])] if old else [(1, name.encode()), (2, kind.encode())]
+        blobs = name.removeprefix("relu_").encode()  # Caffe's names of what layers read and write: in place, here
+        parts += [(number, blobs) for number in ((2, 3) if old else (3, 4)) if kind in ("ReLU", "Convolution")]
         parts += [(6 if old else 7, blob(x, old=old, double=double)) for x in arrays]
         content += field(2 if old else 100, b"".join(field(*part) for part in parts))
     return content + extra

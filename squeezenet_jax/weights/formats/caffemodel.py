@@ -5,8 +5,8 @@ prescribes. Lengths are checked against the enclosing message before anything is
 depth, so that a file can neither ask for more memory than its own size nor recurse.
 
     NetParameter      layers = 2 (V1LayerParameter), layer = 100 (LayerParameter)
-    V1LayerParameter  name = 4, type = 5 (number), blobs = 6
-    LayerParameter    name = 1, type = 2 (string), blobs = 7
+    V1LayerParameter  bottom = 2, top = 3, name = 4, type = 5 (number), blobs = 6, relu_param = 30
+    LayerParameter    name = 1, type = 2 (string), bottom = 3, top = 4, blobs = 7, relu_param = 123
     BlobProto         num, channels, height, width = 1..4 (the older form of a shape), data = 5 (packed float32),
                       shape = 7 (BlobShape), double_data = 8 (packed float64)
     BlobShape         dim = 1
@@ -15,7 +15,7 @@ depth, so that a file can neither ask for more memory than its own size nor recu
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -27,21 +27,30 @@ from squeezenet_jax.weights.formats.infer import Wishes, assemble, hwio, infer_a
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 MAX_FIELDS = 200_000  # a SqueezeNet has some thousands; many more would only be there to cost time
-V1_ELTWISE = 25
+V1_TYPES = {2: "BNLL", 15: "LRN", 18: "ReLU", 23: "TanH", 25: "Eltwise", 34: "MVN", 35: "AbsVal"}
+OTHERS = ("BNLL", "LRN", "TanH", "MVN", "AbsVal", "ELU", "Swish")  # without blobs, and of no SqueezeNet of this project
+V1_LAYER = {2: "bottom", 3: "top", 4: "name", 5: "type", 6: "blobs", 30: "relu_param"}
+LAYER = {1: "name", 2: "type", 3: "bottom", 4: "top", 7: "blobs", 123: "relu_param"}
 FIRE_LAYER = re.compile(r"fire\d+/(squeeze1x1|expand1x1|expand3x3)")
 RENAMED = "conv10 in the file"  # in the provenance, where it has another name there
 
 
 @dataclasses.dataclass
 class Layer:
-    name: str
-    is_sum: bool  # an Eltwise layer: a bypass
-    blobs: list[memoryview]
+    """`kind`: Caffe's type; of the old format only those that are looked at. An Eltwise layer is a bypass."""
+
+    name: str = ""
+    kind: str = ""
+    inputs: list[str] = dataclasses.field(default_factory=list)
+    output: str = ""
+    blobs: list[memoryview] = dataclasses.field(default_factory=list)
+    is_leaky: bool = False  # a ReLU with parameters, of which there is only a slope
 
 
 def read(content: bytes, wishes: Wishes, provenance: Mapping[str, str]) -> Weights:
     """Both layer formats. Geometry and preprocessing are Caffe's; a bypass is told by the Eltwise layers.
 
+    ReLUs may be missing behind all squeeze layers, as in SqueezeNet v1.2 (DeepScale/SqueezeNet#47), and behind conv10.
     A last layer with another name is conv10: fine-tuning in Caffe begins with renaming it, or its weights are copied.
     """
     budget = _Budget(MAX_FIELDS)
@@ -66,13 +75,37 @@ def read(content: bytes, wishes: Wishes, provenance: Mapping[str, str]) -> Weigh
         for part in ("kernel", "bias"):
             tensors[f"conv10/{part}"] = tensors.pop(f"{last}/{part}")
         provenance = {**provenance, RENAMED: listing([last])}
-    return assemble(
+    read = assemble(
         tensors,
         geometry="caffe",
-        bypass=_bypass(sum(layer.is_sum for layer in layers), tensors, wishes),
+        bypass=_bypass(sum(layer.kind == "Eltwise" for layer in layers), tensors, wishes),
         preprocessing=PREPROCESSINGS["caffe"],
         provenance=provenance,
     )
+    squeeze, conv10 = _activated(layers, last)
+    arch = dataclasses.replace(read.arch, squeeze_activation=squeeze, conv10_relu=conv10)
+    return dataclasses.replace(read, arch=arch)
+
+
+def _activated(layers: Sequence[Layer], last: str) -> tuple[bool, bool]:
+    """Whether ReLU layers follow the squeeze layers, and conv10, which is called `last`.
+
+    A file without ReLU layers, or without saying what they read, was stripped, and tells nothing. `UserError` where the
+    others are not all squeeze layers, or conv10; and for layers that compute something else.
+    """
+    for layer in layers:
+        if layer.kind in OTHERS or (layer.kind == "ReLU" and layer.is_leaky):
+            kind = "a ReLU with a slope" if layer.kind == "ReLU" else layer.kind
+            raise UserError(f"layer {listing([layer.name])} is {kind}, which cannot be read")
+    activated = {name for layer in layers if layer.kind == "ReLU" for name in layer.inputs}
+    convolutions = {layer.output or layer.name: layer.name for layer in layers if layer.blobs}
+    missing = {name for output, name in convolutions.items() if output not in activated}
+    if missing == set(convolutions.values()):
+        return True, True
+    squeezes = {name for name in convolutions.values() if name.endswith("/squeeze1x1")}
+    if missing - {last} not in (set(), squeezes):
+        raise UserError(f"has ReLU layers, but none behind {listing(sorted(missing))}; that cannot be read")
+    return not squeezes & missing, last not in missing
 
 
 def _last_layer(tensors: Mapping[str, np.ndarray]) -> str:
@@ -105,22 +138,36 @@ def _layers(message: memoryview, budget: "_Budget") -> list[Layer]:
         if number not in (2, 100) or not isinstance(value, memoryview):
             continue
         kinds.add(number)
-        layers.append(_layer(value, budget, name=4, kind=5, blobs=6) if number == 2 else _layer(value, budget))
+        layers.append(_layer(value, budget, LAYER if number == 100 else V1_LAYER))
     if len(kinds) > 1:
         raise UserError("has layers of the old and of the new format")
     return layers
 
 
-def _layer(message: memoryview, budget: "_Budget", *, name: int = 1, kind: int = 2, blobs: int = 7) -> Layer:
-    layer = Layer("", False, [])
+def _layer(message: memoryview, budget: "_Budget", names: Mapping[int, str]) -> Layer:
+    layer = Layer()
     for number, _, value in _fields(message, budget):
-        if number == name and isinstance(value, memoryview):
-            layer.name = bytes(value[:100]).decode("utf-8", "replace")
-        elif number == kind:
-            layer.is_sum = value == V1_ELTWISE if isinstance(value, int) else bytes(value[:8]) == b"Eltwise"
-        elif number == blobs and isinstance(value, memoryview):
-            layer.blobs.append(value)
+        match names.get(number), value:
+            case "type", int():
+                layer.kind = V1_TYPES.get(value, "")
+            case "type", memoryview():
+                layer.kind = _text(value)
+            case "name", memoryview():
+                layer.name = _text(value)
+            case "bottom", memoryview():
+                layer.inputs.append(_text(value))
+            case "top", memoryview():
+                layer.output = layer.output or _text(value)
+            case "blobs", memoryview():
+                layer.blobs.append(value)
+            case "relu_param", memoryview():
+                # negative_slope = 1; engine = 2 changes nothing
+                layer.is_leaky = any(part == 1 and wire == FIXED32 for part, wire, _ in _fields(value, budget))
     return layer
+
+
+def _text(value: memoryview) -> str:
+    return bytes(value[:100]).decode("utf-8", "replace")
 
 
 def _blob(message: memoryview, layer: str, budget: "_Budget") -> np.ndarray:
