@@ -256,7 +256,7 @@ PRESETS: dict[str, Group] = {
     # 1.28 million photographs, for accelerators: DeepScale's network, solver and pixels, whose range its initialiser
     # needs. Its crops, 227 px of an image squashed to 256, are not offered; these are torchvision's. Others saw the
     # complex bypass diverge with this solver (xevolesi/pytorch_squeezenet, README): it makes the signal grow, which
-    # --config.model.kernel_init=lsuv prevents.
+    # --config.model.kernel_init=lsuv should prevent. That was not tried at this scale.
     "imagenet": {
         **IMAGENET,
         **CAFFE_INIT,

@@ -105,10 +105,13 @@ def test_dependencies_stand_in_requirements_files_only():
     assert [line for line in lines if not line.startswith("#")] == [f"-r {files[None]}", f"-r {files['dev']}"]
 
 
+def examples_of(page):
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
 def test_the_examples_are_of_five_lines_and_python_in_the_readme_is_one_of_them():
     assert [sum(map(bool, example.splitlines())) for example in EXAMPLES] == [4, 5, 3]
-    shown = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert set(shown) == set(EXAMPLES)
+    assert set(examples_of(ROOT / "README.md")) == set(EXAMPLES)
 
 
 # ---- installed ------------------------------------------------------------------------------------------------------
@@ -205,6 +208,25 @@ def test_example_of_a_new_network_gives_finite_logits(installed, folder):
     code = "print(logits.shape, logits.dtype, bool(jax.numpy.isfinite(logits).all()), squeezenet_jax.__file__)"
     (line,) = python(installed, folder, f"{NEW_NETWORK}import squeezenet_jax\n{code}")
     assert line.startswith(f"(8, 10) float32 True {installed}")
+
+
+@pytest.mark.slow
+def test_the_pages_example_computes_what_the_command_predicts(installed, folder, tmp_path):
+    with_weights, _ = examples_of(ROOT / "docs" / "library.md")
+    python(installed, folder, f"{with_weights}np.save({str(tmp_path / 'logits.npy')!r}, logits)")
+    command = [sys.executable, "-m", "squeezenet_jax", "predict", folder / "squeezenet_v1.1.safetensors"]
+    command += [folder / "cat.jpg", "--preprocessing=caffe", f"--logits={tmp_path / 'logits.npz'}"]
+    assert run(*command, cwd=ROOT).returncode == 0
+    with np.load(tmp_path / "logits.npz") as expected:
+        np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected["logits"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_the_pages_training_loop_trains(installed, folder):
+    _, loop = examples_of(ROOT / "docs" / "library.md")
+    (line,) = python(installed, folder, loop)
+    assert 92 < float(re.fullmatch(r"top-1 (.*) %", line)[1]) < 98, line
 
 
 @pytest.mark.slow

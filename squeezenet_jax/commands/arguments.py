@@ -84,7 +84,7 @@ def add_engine_option(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=("xla", "onnxruntime"),
         default="xla",
-        help="onnxruntime, of the extra `export`: sooner, and faster with v1.1 on a CPU (default: %(default)s)",
+        help="onnxruntime, of the extra `export`: starts sooner, and faster with few images on a CPU",
     )
 
 

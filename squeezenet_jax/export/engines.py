@@ -1,4 +1,4 @@
-"""Logits by onnxruntime in place of XLA: on a CPU only, where it computes v1.1 faster.
+"""Logits by onnxruntime in place of XLA: on a CPU only, where it starts sooner and is faster with single images.
 
 onnxruntime is given the ONNX file that `export` would write, without the detour over a disk. That the two agree is what
 the exporter's tests and those of the published weights hold, for every kind of network; nothing is compared at run
