@@ -3,11 +3,11 @@
     python benchmarks/whole_runs.py jobs --out jobs.json
     python benchmarks/whole_runs.py bucket --data DIR --out bucket.json      (DIR holds the prepared cifar10)
 
-Sides take turns, A B A B. `jobs`: the main job with `--jobs 1` and `--jobs 2`; in each turn first with an empty cache
-of compiled programs and then, in a new workdir, with the cache that this filled. `bucket`: one run of CIFAR-10's
-preset, shortened, with its workdir on the local disk and in a bucket of an emulator on this machine. What stands behind
-`--` is passed on to launch.py. A ratio is of one round, above 1 where the side named first is faster. README.md beside
-this file says what is measured and what disturbs it.
+Sides take turns, A B B A: what comes second may be slower. `jobs`: the main job with `--jobs 1` and `--jobs 2`; in each
+turn first with an empty cache of compiled programs and then, in a new workdir, with the cache that this filled.
+`bucket`: one run of CIFAR-10's preset, shortened, with its workdir on the local disk and in a bucket of an emulator on
+this machine. What stands behind `--` is passed on to launch.py. A ratio is of one round, above 1 where the side named
+first is faster. README.md beside this file says what is measured and what disturbs it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def measure_jobs(args: argparse.Namespace, folder: Path) -> tuple[list[dict[str,
     rounds, ratios = [], []
     for number in range(args.rounds):
         turns: dict[str, Turn] = {}
-        for jobs in (1, args.jobs):
+        for jobs in in_turn((1, args.jobs), number):
             place = folder / f"{number}-{jobs}"
             for when in ("nothing compiled", "compiled before"):
                 side = f"--jobs {jobs}, {when}"
@@ -119,10 +119,8 @@ def measure_bucket(args: argparse.Namespace, folder: Path) -> tuple[list[dict[st
     with store_servers.reached(args.scheme, folder / "store") as store:
         for number in range(args.rounds):
             turns: dict[str, Turn] = {}
-            for side, place in (
-                ("local disk", str(folder / f"local-{number}")),
-                ("bucket", f"{store.root}/bucket-{number}"),
-            ):
+            sides = (("local disk", str(folder / f"local-{number}")), ("bucket", f"{store.root}/bucket-{number}"))
+            for side, place in in_turn(sides, number):
                 before = cpu_seconds(store.pid)
                 turn = launch(arguments, place, cache)
                 with contextlib.suppress(TypeError):  # no /proc
@@ -133,7 +131,7 @@ def measure_bucket(args: argparse.Namespace, folder: Path) -> tuple[list[dict[st
                 turn["steps_per_second"] = steps_per_second(workdir / RUN)
                 tell(number, side, turn)
                 turns[side] = turn
-            local, bucket = turns.values()
+            local, bucket = turns["local disk"], turns["bucket"]
             rounds.append(turns)
             ratios.append(
                 {
@@ -143,6 +141,10 @@ def measure_bucket(args: argparse.Namespace, folder: Path) -> tuple[list[dict[st
                 }
             )
     return rounds, ratios
+
+
+def in_turn(sides: Sequence[Any], number: int) -> Sequence[Any]:
+    return sides[::-1] if number % 2 else sides
 
 
 def cpu_seconds(pid: int) -> Any:
