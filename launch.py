@@ -304,5 +304,5 @@ if __name__ == "__main__":
     terminal.prepare_output()
     code = run_main(sys.argv)
     if code == ending.INTERRUPTED or (code and processes.several()):
-        processes.leave(code)  # after an interruption, threads of jax may crash an ordinary exit
+        ending.exit_at_once(code)
     sys.exit(code)

@@ -59,9 +59,7 @@ def run() -> NoReturn:
     terminal.prepare_output()
     code = main(sys.argv[1:])
     if code == ending.INTERRUPTED:
-        from squeezenet_jax.system import processes
-
-        processes.leave(code)  # threads of jax that were interrupted in the middle may crash an ordinary exit
+        ending.exit_at_once(code)
     sys.exit(code)
 
 

@@ -226,7 +226,7 @@ def test_the_pages_example_computes_what_the_command_predicts(installed, folder,
 def test_the_pages_training_loop_trains(installed, folder):
     _, loop = examples_of(ROOT / "docs" / "library.md")
     (line,) = python(installed, folder, loop)
-    assert 92 < float(re.fullmatch(r"top-1 (.*) %", line)[1]) < 98, line
+    assert float(re.fullmatch(r"top-1 (.*) %", line)[1]) > 92, line
 
 
 @pytest.mark.slow

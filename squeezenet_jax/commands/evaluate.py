@@ -86,42 +86,56 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _examples(args: argparse.Namespace, weights: "Weights") -> Examples:
+    from squeezenet_jax.data import layouts
+
     kind, _, place = (args.data or "").partition(":")
     if kind == "folder":
         if args.split:
             raise UserError("--split: is for datasets; of a folder, give that of the split, folder:DIR/test")
         if not place:
             raise UserError(f"{args.data}: names no folder; it must be folder:DIR")
-        return of_folder(arguments.path_of(place), weights, by_position=args.classes_by_position)
+        folder = arguments.path_of(place)
+        examples = of_folder(folder, weights, by_position=args.classes_by_position)
+        _note_trained_on(args.weights, "folder", str(folder.parent), layouts.SPLITS.get(folder.name, ""))
+        return examples
+    if args.data:
+        place = place or "~/tensorflow_datasets"
+        examples = of_dataset(kind, place, args.split or "", weights, by_position=args.classes_by_position)
+        _note_trained_on(args.weights, kind, place, args.split or _held_out(kind, place))
+        return examples
     from squeezenet_jax.runs.directory import RunDirectory
 
     path = arguments.path_of(args.weights)
     description = RunDirectory(path).read_description() if path.is_dir() else {}
-    if args.data:
-        place = place or "~/tensorflow_datasets"
-        examples = of_dataset(kind, place, args.split or "", weights, by_position=args.classes_by_position)
-        _note_trained_on(description, kind, place, args.split or "")
-        return examples
     data = description.get("settings", {}).get("data")
     if not isinstance(data, dict) or not {"name", "dir", "eval_split"} <= data.keys():
         raise UserError("DATA: is missing; only a run's directory says what it was evaluated on")
     name, directory, split = str(data["name"]), str(data["dir"]), args.split or str(data["eval_split"])
     examples = of_dataset(name, directory, split, weights, by_position=args.classes_by_position)
     _compare((description.get("inputs") or {}).get("data") or {}, name, directory, split)
-    _note_trained_on(description, name, directory, split)
+    _note_trained_on(args.weights, name, directory, split)
     return examples
 
 
-def _note_trained_on(description: Mapping[str, Any], name: str, directory: str, split: str) -> None:
-    from squeezenet_jax.data import catalog, fingerprint
+def _note_trained_on(origin: str, name: str, directory: str, split: str) -> None:
+    """Says on how many images of this split of these data the run `origin`, or one that it began with, was trained."""
+    from squeezenet_jax.data import fingerprint
+    from squeezenet_jax.weights import transfer
 
-    if not description:
-        return
-    wanted = {"data.name": name, "data.dir": directory, "data.num_classes": 0, "data.eval_split": split}
-    seen = fingerprint.trained_on(description, name, directory, catalog.resolve(wanted)["data.eval_split"])
-    if seen:
-        said = "its accuracy on them says nothing about others"
-        print(f"note: the run was trained on {seen:,} of these images: {said}", file=sys.stderr)
+    for place, description in transfer.lineage(arguments.path_of(origin)):
+        if description.get("settings", {}).get("data", {}).get("name") != name or not split:
+            continue
+        if seen := fingerprint.trained_on(description, name, directory, split):
+            who = f"{place}, with which it began," if place else "the run"
+            said = "its accuracy on them says nothing about others"
+            print(f"note: {who} was trained on {seen:,} of these images: {said}", file=sys.stderr)
+
+
+def _held_out(name: str, directory: str) -> str:
+    from squeezenet_jax.data import catalog
+
+    wanted = {"data.name": name, "data.dir": directory, "data.num_classes": 0, "data.eval_split": ""}
+    return str(catalog.resolve(wanted)["data.eval_split"])
 
 
 def _compare(recorded: Mapping[str, str], name: str, directory: str, split: str) -> None:

@@ -1,6 +1,7 @@
 """prepare SOURCE --out DIR: a folder or an archive of images to a TFDS data set, without TensorFlow."""
 
 import argparse
+import contextlib
 import shlex
 import sys
 import time
@@ -50,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
         if storage.is_remote(out):
             storage.publish(prepared.directory)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues from here", file=sys.stderr)
+        with contextlib.suppress(OSError):  # who read that may be gone
+            print("\ninterrupted; the same command continues from here", file=sys.stderr)
         return INTERRUPTED
     if prepared.was_there:
         print(f"{storage.named(str(prepared.directory))} is there already, complete")

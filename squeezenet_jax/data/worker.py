@@ -23,18 +23,13 @@ class Died(Exception):
 
 class Worker:
     def __init__(self, makers: Makers) -> None:
-        self._pipe, process = children.start(_work)
-        # Sent when they are needed: a start waits for what is sent with it, for ever if the process dies meanwhile.
-        self._unsent: Makers | None = makers
+        self._pipe, process = children.start(_work, makers)
         # Also at this process's exit, which would otherwise wait for the worker; which ignores SIGTERM.
         self.kill = weakref.finalize(self, process.kill)
 
     def make(self, name: str, part: int, position: int) -> Batch:
         """Raises what the maker raises, and `Died`."""
         try:
-            if self._unsent is not None:
-                self._pipe.send(self._unsent)
-                self._unsent = None
             self._pipe.send((name, part, position))
             batch, error = self._pipe.recv()
         except (EOFError, OSError):
@@ -45,11 +40,10 @@ class Worker:
         return batch  # type: ignore[no-any-return]
 
 
-def _work(pipe: "connection.Connection") -> None:
+def _work(pipe: "connection.Connection", makers: Makers) -> None:
     children.leave_signals_to_parent()
     children.end_with_parent()
     with contextlib.suppress(EOFError, OSError):  # the parent has no more use for this worker
-        makers: Makers = pipe.recv()
         while True:
             name, part, position = pipe.recv()
             answer: tuple[Batch | None, Exception | None]

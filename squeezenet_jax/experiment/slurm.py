@@ -29,7 +29,8 @@ from squeezenet_jax.system.errors import UserError, unknown
 
 JOBS = "jobs.json"  # in <workdir>/slurm: which job a run was submitted as last
 MAX_TIME_LIMITS = 100  # how often a run may be resumed after a time limit; preemptions are not counted
-SQUEUE_PAUSES = (1.0, 2.0, 4.0)  # seconds after each failure of squeue
+SQUEUE_PAUSES = (0.0, 1.0, 2.0)  # seconds before each try to ask it; what is left of signal_delay is short
+SQUEUE_SECONDS = 3
 STOPPED = (os.EX_TEMPFAIL, -signal.SIGTERM)  # launch.py wrote a checkpoint, or had not begun
 
 
@@ -259,6 +260,7 @@ class RunTask:
     directory: str
     grace: float  # seconds
     _child: subprocess.Popen[bytes] | None = dataclasses.field(default=None, init=False)
+    _got_sigterm: bool = dataclasses.field(default=False, init=False)
 
     def __call__(self, run: str) -> None:
         import submitit
@@ -266,7 +268,7 @@ class RunTask:
         requeue = getattr(signal, f"SIG{submitit.JobEnvironment.USR_SIG}")
         signal.pthread_sigmask(signal.SIG_BLOCK, [requeue])  # inherited by the child, which would die of it
         self._child = child = subprocess.Popen([*self.command, f"--only={run}"], cwd=self.directory)
-        signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGTERM))  # submitit's does nothing
+        signal.signal(signal.SIGTERM, self._terminated)  # submitit's does nothing
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [requeue])
         _wait_for(child)
         code = child.wait()
@@ -276,6 +278,11 @@ class RunTask:
             raise RuntimeError(f"{run}: launch.py ended with {code}; its output is in this job's logs")
         signal.raise_signal(requeue)
 
+    def _terminated(self, number: int, frame: object) -> None:
+        self._got_sigterm = True
+        if self._child:
+            self._child.send_signal(signal.SIGTERM)
+
     def checkpoint(self, run: str) -> Any:
         """Called by submitit's signal handler: stops the child and returns what is to be done after the requeueing."""
         import submitit
@@ -284,24 +291,28 @@ class RunTask:
             self._child.send_signal(signal.SIGTERM)
             # One that does not make it in time is killed by the requeueing, and resumes from an older checkpoint.
             _wait_for(self._child, self.grace)
-        if not _undecided():
+        # In doubt, one that was sent SIGTERM was cancelled: it can be submitted again, and should not return unasked.
+        if not _undecided(in_doubt=not self._got_sigterm):
             raise SystemExit(os.EX_TEMPFAIL)  # without a result
         return submitit.helpers.DelayedSubmission(dataclasses.replace(self), run)
 
 
-def _undecided() -> bool:
-    """Whether this task is simply running: neither cancelled nor on its way back to the queue."""
+def _undecided(in_doubt: bool) -> bool:
+    """Whether this task is simply running: neither cancelled nor on its way back to the queue.
+
+    Where many jobs stop at once, Slurm may be too busy to say it.
+    """
     import submitit
 
     job = submitit.JobEnvironment().job_id  # "17_3"; of one task per array, $SLURM_JOB_ID is the whole array's number
     command = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
-    for pause in SQUEUE_PAUSES:  # where many jobs stop at once, it may be too busy to answer
+    for pause in SQUEUE_PAUSES:
+        time.sleep(pause)
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            result = subprocess.run(command, capture_output=True, text=True, timeout=10)
+            result = subprocess.run(command, capture_output=True, text=True, timeout=SQUEUE_SECONDS)
             if result.returncode == 0 or "Invalid job id" in result.stderr:
                 return result.stdout.strip() == "RUNNING"
-        time.sleep(pause)
-    return True  # nobody has said that it was cancelled, and a task that is not queued again is lost
+    return in_doubt
 
 
 def _wait_for(child: subprocess.Popen[bytes], seconds: float = math.inf) -> None:

@@ -103,7 +103,7 @@ def _images(started: Mapping[str, Any], run: settings.Settings) -> int | None:
 
 def _seeds(directory: RunDirectory, started: Mapping[str, Any], step: int) -> dict[str, Any]:
     """Of the runs beside this one with the same settings and inputs: top-1 at the same step by seed of those that
-    ended, and the seeds of those that diverged."""
+    ended, and the seeds of others that diverged."""
 
     def same(description: Mapping[str, Any]) -> Any:
         deciding = model_card.deciding(settings.from_config(description["settings"]))
@@ -118,7 +118,7 @@ def _seeds(directory: RunDirectory, started: Mapping[str, Any], step: int) -> di
             if same(description) != same(started):
                 continue
             evaluation, seed = _evaluation(other, step), int(description["settings"]["seed"])
-            if other.status == "diverged":
+            if other.status == "diverged" and other.path != directory.path.absolute():
                 diverged.append(seed)
             elif evaluation and other.status in model_card.ENDED:
                 top1[seed] = float(evaluation["top1"])

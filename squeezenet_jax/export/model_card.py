@@ -45,7 +45,7 @@ class Trained:
     images: int | None  # that it was trained on
     is_last: bool  # of the steps of a run that ended
     top1_by_seed: Mapping[int, float]  # of all runs beside it, itself included, that ended and differ in the seed only
-    diverged_seeds: Sequence[int]  # of those that diverged
+    diverged_seeds: Sequence[int]  # of others that diverged
 
     @property
     def has_ended(self) -> bool:
@@ -247,6 +247,8 @@ def _accuracy(trained: Trained) -> str:
 (mean ± standard deviation)."""
         if not trained.diverged_seeds:
             seeds += " What to expect of another training is that mean, not the accuracy of this one."
+    if n == 1 and trained.diverged_seeds:
+        seeds = "One run with these settings ended."
     if diverged := sorted(trained.diverged_seeds):
         seeds += f"\n**{len(diverged)} more diverged** (seed {_text(diverged)}) and have no accuracy: others may, too."
     if run.model.dtype != "float32":

@@ -43,11 +43,21 @@ def _start_giving_way(
 
 def _start(target: Callable[..., None], arguments: Sequence[Any], own_cores: Sequence[int]) -> tuple[Any, Any]:
     ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=target, args=(theirs, *arguments), name=target.__name__)
+    process = SPAWN.Process(target=_begin, args=(target, theirs), name=target.__name__)
     with _bound_to(own_cores), _signals_wait():
         process.start()
     theirs.close()  # the process has the only other end
+    with contextlib.suppress(OSError):  # it is dead already, as whoever asks it will find out
+        ours.send(arguments)  # with the start they would be waited for, for ever if it died meanwhile
     return ours, process
+
+
+def _begin(target: Callable[..., None], pipe: Any) -> None:
+    try:
+        arguments = pipe.recv()
+    except (EOFError, OSError):  # nobody is left who would want something
+        return
+    target(pipe, *arguments)
 
 
 def gives_way() -> bool:

@@ -34,9 +34,24 @@ def leave_on_ctrl_c() -> None:
 
 
 def leave(*_: object) -> NoReturn:
-    """Ends the program at once, in one line; also as a signal's handler."""
-    os.write(2, b"interrupted\n")
-    os._exit(INTERRUPTED)
+    """Ends the program at once, in one line, with nothing cleaned up; also as a signal's handler."""
+    try:
+        os.write(2, b"interrupted\n")
+    finally:  # whoever read that may have been interrupted, too
+        os._exit(INTERRUPTED)
+
+
+def exit_at_once(code: int) -> NoReturn:
+    """Ends a program that has done what it could.
+
+    An ordinary exit would wait for threads: of jax, which may crash after an interruption in their middle, and for the
+    other ones of several processes, which wait for this one.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a full disk, a reader that left: it is no time to say so
+            stream.flush()
+    storage.forget()
+    os._exit(code)
 
 
 @contextlib.contextmanager
@@ -44,7 +59,8 @@ def _ctrl_c_raises() -> Iterator[None]:
     """Ctrl-C raises `KeyboardInterrupt`, where it ended the program before, but not where that would do harm.
 
     Python raises it wherever the program happens to be. In a finalizer it is printed and forgotten; while a module is
-    imported it can leave a lock behind, for which every other thread then waits, and modules in C++ abort.
+    imported it can leave a lock behind, for which every other thread then waits, and modules in C++ abort. Nor does it
+    raise it while XLA compiles or a driver hangs: there, a second Ctrl-C ends the program.
     """
     if signal.getsignal(signal.SIGINT) is not leave:
         yield
@@ -57,6 +73,10 @@ def _ctrl_c_raises() -> Iterator[None]:
         else:
             before(unraisable)
 
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_leave_at_the_second, args=(reader,), daemon=True).start()
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGALRM, _interrupt)
     sys.unraisablehook = interrupt_again
@@ -67,7 +87,17 @@ def _ctrl_c_raises() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         if signal.getsignal(signal.SIGINT) is _interrupt:  # not what has been put in its place
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        writer.close()
         sys.unraisablehook = before
+
+
+def _leave_at_the_second(reader: socket.socket) -> None:
+    came = 0
+    while came < 2 and (numbers := reader.recv(64)):
+        came += numbers.count(signal.SIGINT)
+    if came >= 2:
+        leave()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -101,7 +131,8 @@ def exit_code(main: Callable[[], int]) -> int:
             terminal.discard(sys.stdout)
             return 0  # the reader has what it wanted
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+            with contextlib.suppress(OSError):  # who read that may be gone
+                print("interrupted", file=sys.stderr)
             return INTERRUPTED
         except UserError as error:
             return _refused(str(error))
@@ -133,23 +164,12 @@ class StopRequest:
 
     def listen(self) -> None:
         self._requested = self._requested or _waiting_ctrl_c()
-        reader, writer = socket.socketpair()
-        writer.setblocking(False)
-        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, args=(reader, writer), daemon=True).start()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._signalled)
 
     def request(self) -> None:
         self._requested = True
-
-    def _watch(self, reader: socket.socket, writer: socket.socket) -> None:
-        """The second Ctrl-C where the main thread is in a driver or compiles, and Python's handlers have to wait."""
-        came = 0
-        while came < 2:
-            came += reader.recv(64).count(signal.SIGINT)
-        leave()
 
     def _signalled(self, number: int, frame: object) -> None:
         self.request()

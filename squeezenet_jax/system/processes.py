@@ -4,20 +4,17 @@ All of them execute the same plan. The first, the main one, reads checkpoints, w
 knows reaches the others through `from_main`. Imports no jax until there is more than one.
 """
 
-import contextlib
 import glob
 import importlib.util
 import itertools
 import json
 import os
 import signal
-import sys
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from squeezenet_jax.system import storage
 from squeezenet_jax.system.errors import UserError
 
 HEARTBEAT_SECONDS = 30  # without a sign of life from one of them, after which all end; jax itself waits 100
@@ -146,12 +143,3 @@ def should_stop(requested: bool) -> bool:
     # jax says it once, which may be at a run's last step; the runs behind it must not begin.
     _stopping = _stopping or bool(multihost_utils.reached_preemption_sync_point(next(_asked)))
     return _stopping
-
-
-def leave(code: int) -> NoReturn:
-    """Ends a process that failed, at once: an ordinary exit would wait for the others, who wait for this one."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # a full disk, a reader that left: it is no time to say so
-            stream.flush()
-    storage.forget()
-    os._exit(code)

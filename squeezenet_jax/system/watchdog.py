@@ -36,8 +36,9 @@ class Watchdog:
             phase, lasted = self._phase, time.monotonic() - self._since
             if lasted > self._limit:
                 message = f"no progress for {lasted:,.0f} s in {phase}; stacks in {self._trace_file}"
-                # What hangs may be the disk: the exit must not wait for the message.
-                threading.Thread(target=self._say, args=(message,), daemon=True).start()
+                for say in (self._on_hang, self._write_stacks):
+                    # What hangs may be the disk: neither the exit nor the message must wait for the other's.
+                    threading.Thread(target=say, args=(message,), daemon=True).start()
                 time.sleep(2.0)
                 try:
                     for child in multiprocessing.active_children():  # one that hangs would not end with this process
@@ -45,11 +46,10 @@ class Watchdog:
                 finally:
                     os._exit(EXIT_HUNG)
 
-    def _say(self, message: str) -> None:
+    def _write_stacks(self, message: str) -> None:
         with contextlib.suppress(OSError), self._trace_file.open("w") as file:
             file.write(f"{message}\n")
             faulthandler.dump_traceback(file)
-        self._on_hang(message)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator["Watchdog"]:

@@ -53,18 +53,20 @@ class Monitor:
         reporter: Reporter,
         steps_per_epoch: float,
         input_seconds: Callable[[], float],
+        memory: devices.PeakMemory,
         label_entropy: float | None = None,
     ) -> None:
         """Begins to watch.
 
         Args:
           input_seconds: Says how long the loop has waited for batches so far.
+          memory: Of the whole run, its initialisation included.
           label_entropy: The loss, in nats, of a network that has learned the classes' frequencies and nothing else
             (`data.labels`); None where they are not known, and taken to be equal.
         """
         self._settings, self._directory, self._reporter = settings, directory, reporter
         self._steps_per_epoch, self._input_seconds = steps_per_epoch, input_seconds
-        self._memory = devices.PeakMemory()
+        self._memory = memory
         self._open: Steps = []
         self._ended: Steps = []
         self._running: deque[tuple[int, objective.Tally]] = deque()  # not seen to be computed yet

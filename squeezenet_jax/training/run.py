@@ -26,6 +26,7 @@ from squeezenet_jax.training import objective
 from squeezenet_jax.training.compression import Constraint
 from squeezenet_jax.training.monitor import Monitor, Reporter
 from squeezenet_jax.training.steps import Steps, TrainState
+from squeezenet_jax.weights.formats import run_directory
 
 
 class Ended(Exception):
@@ -197,4 +198,7 @@ def is_evaluated(directory: RunDirectory, step: int) -> bool:
 def write_compressed(directory: RunDirectory) -> None:
     """Writes the run's newest weights, which are shared, as the compressed file whose bytes the report has."""
     if processes.is_main():
-        weights.save(directory.path / COMPRESSED, weights.load(directory.path))
+        network = weights.load(directory.path)
+        # That the run has ended is not written yet.
+        provenance = {name: x for name, x in network.provenance.items() if name != run_directory.STATUS}
+        weights.save(directory.path / COMPRESSED, dataclasses.replace(network, provenance=provenance))

@@ -98,6 +98,7 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
     `should_stop` became true, and a checkpoint of that step was written. It is asked after each step and before each
     batch of an evaluation; one that was cut short is made when the run is resumed.
     """
+    memory = devices.PeakMemory()
     check(settings)
     mesh = devices.data_mesh()
     batches, eval_batches = read(settings, mesh)
@@ -119,7 +120,9 @@ def train(settings: Settings, directory: RunDirectory, reporter: Reporter, shoul
                 state = init_state(settings, steps, first["image"], key, mesh)
         smoothing, num_classes = settings.optimizer.label_smoothing, settings.data.num_classes
         entropy = labels.entropy(batches.source, smoothing=smoothing, num_classes=num_classes)
-        monitor = Monitor(settings, directory, reporter, batches.steps_per_epoch, lambda: loader.waited, entropy)
+        monitor = Monitor(
+            settings, directory, reporter, batches.steps_per_epoch, lambda: loader.waited, memory, entropy
+        )
         run = Run(
             state=state,
             key=key,

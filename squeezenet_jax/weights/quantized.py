@@ -41,17 +41,17 @@ class QuantizedLayer:
 
 def from_weights(weights: Weights, most: int) -> list[QuantizedLayer]:
     """The layers of a network whose weights are quantised already, equal to the bit (but for -0, which becomes 0), with
-    their code books' order.
+    their code books' order; in the order of the network, whatever that of the parameters.
 
     `UserError` where a layer has more than `most` different weights besides 0.
     """
     if weights.arch.norm != "none":
         raise UserError(f"{weights.arch.norm} normalisation cannot be stored: a compressed file has kernels and biases")
     flat = flatten(weights.params)
-    kernels = {name.removesuffix("/kernel"): x for name, x in flat.items() if name.endswith("/kernel")}
+    names = [layer.name for layer in weights.trace() if layer.kind == "conv"]
     return [
-        _exactly(name, kernel, flat[f"{name}/bias"], weights.codebooks.get(name), most)
-        for name, kernel in kernels.items()
+        _exactly(name, flat[f"{name}/kernel"], flat[f"{name}/bias"], weights.codebooks.get(name), most)
+        for name in names
     ]
 
 

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,9 @@ def initial_params(model: ModelSettings, data: DataSettings) -> dict[str, Any]:
         del params["conv10"]
     else:
         params["conv10"] = {name: np.ascontiguousarray(x[..., list(order)]) for name, x in params["conv10"].items()}
+        if model.conv10_relu != given.arch.conv10_relu:
+            theirs = "with" if given.arch.conv10_relu else "without"
+            _note(f"note: model.conv10_relu: {model.conv10_relu}, but conv10 of the weights was trained {theirs} it")
     if given.preprocessing.channel_order == "BGR":
         params["conv1"]["kernel"] = np.ascontiguousarray(params["conv1"]["kernel"][:, :, ::-1])
     expected = bundle.parameter_shapes(model.architecture(), channels=data.channels, num_classes=data.num_classes)
@@ -57,23 +61,41 @@ def initial_params(model: ModelSettings, data: DataSettings) -> dict[str, Any]:
 def check_unseen(model: ModelSettings, data: DataSettings) -> None:
     """Raises `UserError` where `model.init_from` is a run that was trained on images of `data.eval_split`.
 
-    Or one that began with such a run, and so on: as far as they are there, recorded their images, and these are the
-    same. A file that was made from a run does not say it.
+    Or one that began with such a run, and so on (`lineage`). A file that was made from a run does not say it.
     """
-    origin, who, asked = model.weights, "model.init_from", set[Path]()
-    while origin and not data.allow_overlap:
-        path = storage.expand(origin)
-        if not path.is_dir() or path.resolve() in asked:  # a file or a name, or a run that is gone
-            return
-        asked.add(path.resolve())
-        description = RunDirectory(path).read_description()
-        theirs = description.get("settings", {})
+    if data.allow_overlap:
+        return
+    for name, description in lineage(storage.expand(model.weights)):
         shared = fingerprint.trained_on(description, data.name, data.dir, data.eval_split)
-        split = theirs.get("data", {}).get("train_split")
-        catalog.check_shared(data, shared, f"{split}, which {who} was trained on")
-        began = theirs.get("model", {})
-        origin = str(began.get("init_from") or "") if began.get("start") != "scratch" else ""
-        who = f"{origin}, with which {who} began,"
+        if shared:
+            who = "model.init_from" if not name else f"{name}, with which model.init_from began,"
+            split = description["settings"]["data"]["train_split"]
+            catalog.check_shared(data, shared, f"{split}, which {who} was trained on")
+
+
+def lineage(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """("", run.json) of a run, then (place, run.json) of the one that it began with, and so on.
+
+    As far as they are where they were, and still are those: a run that was deleted, or trained again, ends it.
+    """
+    if not run.is_dir():
+        return
+    place, description, met = "", RunDirectory(run).read_description(), {run.resolve()}
+    while True:
+        yield place, description
+        began = description.get("settings", {}).get("model", {})
+        place = str(began.get("init_from") or "") if began.get("start") != "scratch" else ""
+        path = storage.expand(place)
+        if not place or not path.is_dir() or path.resolve() in met:
+            return
+        met.add(path.resolve())
+        expected = (description.get("inputs") or {}).get("weights")
+        try:
+            if expected is not None and _digest(weights.load(path)) != expected:
+                return
+            description = RunDirectory(path).read_description()
+        except UserError:  # damaged meanwhile
+            return
 
 
 def load(model: ModelSettings) -> weights.Weights:
@@ -93,7 +115,10 @@ def load(model: ModelSettings) -> weights.Weights:
 
 def digest(model: ModelSettings) -> str:
     """Of the parameters and class names in `model.init_from`: equal for equal ones, wherever they lie."""
-    given = load(model)
+    return _digest(load(model))
+
+
+def _digest(given: weights.Weights) -> str:
     sha256 = hashlib.sha256(repr(given.labels).encode())
     for name, tensor in sorted(bundle.flatten(given.params).items()):
         sha256.update(f"{name} {tensor.shape}".encode())

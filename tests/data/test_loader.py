@@ -1,6 +1,5 @@
 """Batches do not depend on who makes them: threads or processes, how many, and whether they are killed."""
 
-import functools
 import multiprocessing
 import os
 import signal
@@ -17,7 +16,7 @@ from picture_folders import CROPS, assert_same_batches, batches, makers, setting
 from squeezenet_jax.data import loader, sources
 from squeezenet_jax.data.batches import TrainBatches, in_parts
 from squeezenet_jax.data.loader import Loader
-from squeezenet_jax.data.worker import Died, Worker
+from squeezenet_jax.data.worker import Worker
 
 LARGE = 150_000_000  # bytes; a fraction of a second in a pipe
 
@@ -159,17 +158,6 @@ def test_signals_to_the_whole_group_do_not_end_a_worker_not_even_as_it_starts():
 
 def len_of(position):
     return {"n": position}
-
-
-def test_a_worker_that_dies_as_it_starts_is_known_at_once_however_much_it_was_to_be_told():
-    made, process = started({"train": [functools.partial(last_of, bytes(LARGE))]})
-    os.kill(process.pid, signal.SIGKILL)
-    with pytest.raises(Died):
-        made.make("train", 0, 3)
-
-
-def last_of(content, position):
-    return {"n": len(content)}
 
 
 def test_what_a_maker_raises_reaches_the_one_who_asked(pictures):

@@ -97,14 +97,12 @@ def test_wrong_input_is_one_line_and_submits_nothing(args, parts, tmp_path, fake
         (["echo RUNNING"], True),
         (["echo CANCELLED"], False),
         (["echo busy >&2; exit 1", "echo CANCELLED"], False),
-        (["echo busy >&2; exit 1"] * 3, True),
+        (["echo busy >&2; exit 1"] * 3, "in doubt"),
         (["echo slurm_load_jobs error: Invalid job id specified >&2; exit 1"], False),
     ],
 )
 def test_a_squeue_that_fails_says_nothing_about_a_task(answers, expected, tmp_path, monkeypatch):
     pytest.importorskip("submitit", reason="pip install -r requirements-slurm.txt")
-    for number, answer in enumerate(answers):
-        (tmp_path / f"{number}.sh").write_text(f"rm $0\n{answer}\n")
     program = tmp_path / "squeue"
     program.write_text(f"#!/bin/sh\nfor script in {tmp_path}/?.sh; do sh $script; exit $?; done\n")
     program.chmod(0o755)
@@ -112,7 +110,10 @@ def test_a_squeue_that_fails_says_nothing_about_a_task(answers, expected, tmp_pa
     monkeypatch.setenv("_TEST_CLUSTER_", "slurm")  # submitit's own, in place of what it finds
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setattr(slurm, "SQUEUE_PAUSES", (0.0, 0.0, 0.0))
-    assert slurm._undecided() == expected
+    for in_doubt in (False, True):
+        for number, answer in enumerate(answers):
+            (tmp_path / f"{number}.sh").write_text(f"rm $0\n{answer}\n")
+        assert slurm._undecided(in_doubt) == (in_doubt if expected == "in doubt" else expected)
 
 
 def test_tasks_run_the_launch_py_that_submitted_them_wherever_the_package_is_installed(tmp_path):

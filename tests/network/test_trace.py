@@ -107,7 +107,7 @@ def every_setting():
         default = getattr(plain, row.name)
         values = row.rule.choices or ((not default,) if isinstance(default, bool) else ())
         if isinstance(default, float | int) and not isinstance(default, bool):
-            values = (type(default)(default / 2),)
+            values = (type(default)(default / 2 or 1),)
         for value in values:
             with contextlib.suppress(UserError):  # of a setting that needs another
                 arch = dataclasses.replace(plain, **{row.name: value}).architecture()

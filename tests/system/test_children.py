@@ -3,6 +3,9 @@
 import os
 import signal
 import threading
+import time
+from multiprocessing import resource_tracker
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +21,30 @@ def wait(pipe):
     threading.Thread(target=threading.Event().wait, daemon=True).start()
     pipe.send(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
     pipe.recv()
+
+
+def started():
+    """The numbers of all processes that this one has started."""
+    return {int(number) for path in Path("/proc/self/task").glob("*/children") for number in path.read_text().split()}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not os.path.exists(f"/proc/self/task/{os.getpid()}/children"), reason="Linux only")
+def test_a_process_that_dies_as_it_starts_is_not_waited_for_however_much_it_was_to_be_told():
+    def kill():
+        while not (found := started() - before):
+            time.sleep(0.001)
+        os.kill(found.pop(), signal.SIGKILL)
+
+    resource_tracker.ensure_running()  # which would be the first one
+    before = started()
+    killer = threading.Thread(target=kill)
+    killer.start()
+    pipe, process = children.start(wait, bytes(10_000_000))
+    killer.join()
+    process.join()
+    with pytest.raises((EOFError, OSError)):
+        pipe.recv()
 
 
 @pytest.mark.skipif(not children.gives_way(), reason="Linux only")

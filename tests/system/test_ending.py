@@ -100,12 +100,11 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_ctrl_c_is_neither_lost_nor_does_it_break_imports(moment, tmp_path):
+def run_main(moment, tmp_path, before=""):
     (tmp_path / "interrupts.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
     (tmp_path / "endless.py").write_text("import interrupts\nwhile True: pass\n")
     program = (
-        "import functools, importlib, signal, sys, time, traceback, types\n"
+        f"{before}import functools, importlib, signal, sys, time, traceback, types\n"
         "from squeezenet_jax.system import ending\n"
         "ending.leave_on_ctrl_c()\n"
         f"def main():\n{textwrap.indent(textwrap.dedent(MOMENTS[moment]).strip(), '    ')}\n"
@@ -114,7 +113,12 @@ def test_ctrl_c_is_neither_lost_nor_does_it_break_imports(moment, tmp_path):
         "sys.exit(ending.exit_code(main))"
     )
     command, environment = [sys.executable, "-c", program], os.environ | {"PYTHONPATH": str(tmp_path)}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_is_neither_lost_nor_does_it_break_imports(moment, tmp_path):
+    result = run_main(moment, tmp_path)
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "interrupted\n")
 
 
@@ -138,10 +142,16 @@ STOPPING = """
 import ctypes, os, signal, sys, threading, time
 from squeezenet_jax.system import ending
 
+ready = threading.Event()
+
 def interrupt(times):
-    for _ in range(times):
-        time.sleep(0.3)
+    ready.wait()
+    for number in range(times):
+        if sys.argv[1] == "in C":
+            time.sleep(1.0)  # until it is there; and two at once would be one
         os.kill(os.getpid(), signal.SIGINT)
+        while sys.argv[1] == "in Python" and signal.getsignal(signal.SIGINT) is not signal.SIG_DFL:
+            time.sleep(0.01)
 
 def main():
     stop = ending.StopRequest()
@@ -150,7 +160,9 @@ def main():
     if sys.argv[1] == "in C":  # as in a driver, or while XLA compiles: no handler of Python's is called
         mutex = ctypes.create_string_buffer(64)
         ctypes.CDLL(None).pthread_mutex_lock(mutex)
+        ready.set()
         ctypes.CDLL(None).pthread_mutex_lock(mutex)
+    ready.set()
     while not stop.requested() or sys.argv[2] == "2":
         time.sleep(0.01)
     return 75
@@ -160,12 +172,33 @@ sys.exit(ending.exit_code(main))
 """
 
 
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere another mutex is needed")
+
+
 @pytest.mark.parametrize(
-    ("where", "times", "code"), [("in Python", 1, 75), ("in Python", 2, -signal.SIGINT), ("in C", 2, 130)]
+    ("where", "times", "code"),
+    [("in Python", 1, 75), ("in Python", 2, -signal.SIGINT), pytest.param("in C", 2, 130, marks=LINUX)],
 )
 def test_one_ctrl_c_is_a_wish_and_a_second_one_ends_the_program_wherever_it_is(where, times, code):
     command = [sys.executable, "-c", STOPPING, where, str(times)]
-    assert subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL, timeout=30).returncode == code
+    reader, stderr = os.pipe()
+    os.close(reader)  # as where `2>&1 | tee` was interrupted, too
+    try:
+        assert subprocess.run(command, cwd=ROOT, stderr=stderr, timeout=30).returncode == code
+    finally:
+        os.close(stderr)
+
+
+@pytest.mark.parametrize("moment", ["anywhere", "while a module is imported that never ends"])
+def test_ctrl_c_has_its_code_also_where_nobody_reads_what_is_said(moment, tmp_path):
+    result = run_main(moment, tmp_path, "import os\nreader, writer = os.pipe()\nos.close(reader)\nos.dup2(writer, 2)\n")
+    assert (result.returncode, result.stderr) == (130, "")
+
+
+@LINUX
+def test_a_second_ctrl_c_ends_a_command_too_that_is_in_c():
+    program = STOPPING.replace("stop.listen()", "").replace('"in Python"', '"nowhere"')
+    assert subprocess.run([sys.executable, "-c", program, "in C", "2"], cwd=ROOT, timeout=30).returncode == 130
 
 
 def test_a_ctrl_c_that_waits_for_an_import_is_not_lost_where_signals_become_a_wish(tmp_path):
@@ -184,7 +217,7 @@ def test_a_ctrl_c_that_waits_for_an_import_is_not_lost_where_signals_become_a_wi
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
 def test_a_process_leaves_though_its_output_is_full():
-    program = "import sys\nfrom squeezenet_jax.system import processes\nprint('x')\nprocesses.leave(7)\n"
+    program = "import sys\nfrom squeezenet_jax.system import ending\nprint('x')\nending.exit_at_once(7)\n"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-c", program]

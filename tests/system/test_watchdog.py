@@ -36,4 +36,5 @@ def test_what_hangs_is_ended_and_named_but_not_what_makes_progress(tmp_path, lim
 def test_a_disk_that_hangs_too_delays_nothing(tmp_path):
     os.mkfifo(tmp_path / "hang.txt")  # whoever opens it waits for a reader
     command = [sys.executable, "-c", CODE, "0.8", str(tmp_path / "hang.txt"), "60"]
-    assert subprocess.run(command, cwd=ROOT, timeout=30).returncode == 75
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert result.returncode == 75 and result.stdout.startswith("no progress for 1 s in step 4")

@@ -48,7 +48,7 @@ def test_images_per_second_are_those_of_the_device_however_a_window_ends(
     monkeypatch.setattr(monitor.time, "perf_counter", lambda: device.now)
     waited = 0.0
     settings = tiny(train__log_every_steps=log_every)
-    watch = monitor.Monitor(settings, RunDirectory(tmp_path), reporter, 45.0, lambda: waited)
+    watch = monitor.Monitor(settings, RunDirectory(tmp_path), reporter, 45.0, lambda: waited, devices.PeakMemory())
     for step in range(1, 456):
         device.now, waited = device.now + input_seconds, waited + input_seconds
         tally = device.step()
@@ -93,7 +93,9 @@ def watched(tiny, tmp_path, losses, label_entropy=None):
     """A monitor that has been told of one step with each of these losses."""
     reporter = Silent()
     settings = tiny(train__log_every_steps=1, train__epochs=8.0)
-    watch = monitor.Monitor(settings, RunDirectory(tmp_path), reporter, 1.0, lambda: 0.0, label_entropy)
+    watch = monitor.Monitor(
+        settings, RunDirectory(tmp_path), reporter, 1.0, lambda: 0.0, devices.PeakMemory(), label_entropy
+    )
     for step, loss in enumerate(losses, start=1):
         one = {"top1": 0, "top5": 1, "count": 2, "grad_norm": 0.0, "learning_rate": 0.1}
         watch.add(step, {name: jnp.float32(value) for name, value in (one | {"loss": 2 * loss}).items()})
@@ -133,7 +135,9 @@ def test_classes_that_are_equally_common_or_not_known_are_judged_by_ln_k(tiny, t
 
 def test_a_window_without_a_readable_image_is_no_line_and_not_the_end(tiny, tmp_path):
     reporter = Silent()
-    watch = monitor.Monitor(tiny(train__log_every_steps=1), RunDirectory(tmp_path), reporter, 1.0, lambda: 0.0)
+    watch = monitor.Monitor(
+        tiny(train__log_every_steps=1), RunDirectory(tmp_path), reporter, 1.0, lambda: 0.0, devices.PeakMemory()
+    )
     for step, count in enumerate((2, 0, 2), start=1):
         one = {"loss": 1.0 * count, "top1": 0, "top5": 1, "count": count, "grad_norm": 0.0, "learning_rate": 0.1}
         watch.add(step, {name: jnp.float32(value) for name, value in one.items()})

@@ -24,6 +24,7 @@ from squeezenet_jax.training import monitor, objective, train
 from squeezenet_jax.training.compilation import compile_steps, programs
 from squeezenet_jax.training.steps import build_model
 from squeezenet_jax.weights.bundle import unflatten
+from squeezenet_jax.weights.formats import run_directory
 
 
 def run(settings, path, should_stop=lambda: False):
@@ -121,6 +122,8 @@ def test_weights_that_are_removed_stay_so_and_shared_ones_stay_equal(tiny, tmp_p
     assert share_removed == pytest.approx(0.6, abs=1e-3) if share == "kmeans" else share_removed > 0.599
     before = checkpoint.read(tmp_path / "checkpoints/10.safetensors")
     assert any((before[name] != kernel).any() for name, kernel in kernels.items())  # shared values are trained
+    provenance = weights.load(tmp_path / "network.sqz").provenance
+    assert provenance["step"] == "12" and run_directory.remark(provenance) == ""
 
 
 def test_same_seed_same_bits_other_seed_other_curve(tiny, tmp_path):

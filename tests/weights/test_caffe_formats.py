@@ -87,8 +87,30 @@ def test_caffemodels_that_compute_something_else_are_refused(write, old):
     named = field(4, b"x") + field(5, 23) if old else field(1, b"x") + field(2, b"ELU")
     refused(write("w.caffemodel", caffemodel(params, old=old) + field(layer, named)), "layer x is (TanH|ELU), which")
     kind = field(4, b"r") + field(5, 18) if old else field(1, b"r") + field(2, b"ReLU")
-    slope = field(30 if old else 123, b"\x0d" + np.float32(0.1).tobytes())
+    slope, none = (field(30 if old else 123, b"\x0d" + np.float32(x).tobytes()) for x in (0.1, 0))
     refused(write("w.caffemodel", caffemodel(params, old=old) + field(layer, kind + slope)), "layer r is a ReLU with a")
+    assert weights.load(write("w.caffemodel", caffemodel(params, old=old) + field(layer, kind + none))).arch.conv10_relu
+    prelu = field(4, b"x") + field(5, 23) if old else field(1, b"x") + field(2, b"PReLU") + field(7, blob(np.zeros(4)))
+    refused(write("w.caffemodel", caffemodel(params, old=old) + field(layer, prelu)), "layer x is (TanH|PReLU), which")
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_one_relu_behind_both_expand_layers_is_one_behind_each(write, old):
+    """And blobs need not have the names of the layers that write them, nor ReLUs work in place."""
+    params = tiny_weights().params
+    names = sorted({name.rpartition("/")[0] for name in flatten(params)})
+    expands = [name for name in names if "expand" in name]
+    content = caffemodel(params, old=old, activated=[name for name in names if name not in expands])
+    bottom, top, number = (2, 3, 2) if old else (3, 4, 100)
+    for fire in range(2, 10):
+        for kind, inputs, output in (
+            ((3, b"Concat"), [f"fire{fire}/expand1x1", f"fire{fire}/expand3x3"], "both"),
+            ((18, b"ReLU"), [f"both{fire}"], "activated"),
+        ):
+            parts = field(4 if old else 1, b"layer") + (field(5, kind[0]) if old else field(2, kind[1]))
+            parts += b"".join(field(bottom, name.encode()) for name in inputs)
+            content += field(number, parts + field(top, f"{output}{fire}".encode()))
+    assert weights.load(write("w.caffemodel", content)).arch == tiny_arch(geometry="caffe")
 
 
 def test_wrong_caffemodels_are_refused(write):

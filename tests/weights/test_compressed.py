@@ -79,6 +79,26 @@ def test_everything_comes_back_to_the_bit_whatever_the_file_is_called(tmp_path):
     refused(tmp_path / "w.sqz", "holds one network only", state_dict="model")
 
 
+def test_the_order_of_the_parameters_does_not_matter(tmp_path):
+    """A run's are in none: a file whose layers had theirs was not readable."""
+    first = with_values(tiny_weights(), lambda shape, number: np.random.default_rng(number).integers(-9, 10, shape))
+    flat = list(flatten(first.params).items())
+    for number in range(3):
+        np.random.default_rng(number).shuffle(flat)
+        again = dataclasses.replace(first, params=unflatten(dict(flat)))
+        weights.save(tmp_path / "w.sqz", again)
+        assert_same_params(weights.load(tmp_path / "w.sqz").params, first.params)
+        for encode in (compressed.encode, net.encode):
+            assert encode(from_weights(again, 255)) == encode(from_weights(first, 255))
+
+
+def test_a_file_that_does_not_come_back_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(compressed, "encode", lambda layers, encode=compressed.encode: encode(layers[::-1]))
+    with pytest.raises((RuntimeError, UserError)):
+        weights.save(tmp_path / "w.sqz", varied())
+    assert not (tmp_path / "w.sqz").exists()
+
+
 def test_a_decoder_written_from_the_description_gives_the_same_bits():
     first, shuffled = varied(), {}
     for layer in from_weights(first, MAX_VALUES):

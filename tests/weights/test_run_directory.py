@@ -149,21 +149,21 @@ def test_weights_with_which_a_run_did_not_end_are_remarked_on(run):
         directory.write_status(status)
         assert remark_on(path) == ""
     directory.write_status("preempted")
-    assert remark_on(path) == "the weights are of step 7; the run's status is preempted"
+    assert remark_on(path) == "the weights are of step 7; the run's status was preempted"
     (path / "status.json").write_text("{")
-    assert remark_on(path) == "the weights are of step 7; the run's status is unknown"
+    assert remark_on(path) == "the weights are of step 7; the run's status was unknown"
     directory.write_status("done")
     (path / "checkpoints/7.safetensors").write_bytes(b"\0")
-    assert remark_on(path) == "the weights are of step 3; newer checkpoints are unreadable: 7"
+    assert remark_on(path) == "the weights are of step 3; newer checkpoints were unreadable: 7"
 
 
 def test_the_remark_is_a_line_of_every_command_and_stays_with_what_is_made_of_the_run(run, tmp_path, capsys):
     RunDirectory(run[0]).write_status("running")
     copy = tmp_path / "copy.safetensors"
     assert main(["convert", str(run[0]), str(copy)]) == 0
-    assert f"note: {run[0]}: the weights are of step 7; the run's status is running\n" in capsys.readouterr().err
+    assert f"note: {run[0]}: the weights are of step 7; the run's status was running\n" in capsys.readouterr().err
     assert main(["export", str(copy), str(tmp_path / "out"), "--format", "hub"]) == 0
-    assert f"note: {copy}: the weights are of step 7; the run's status is running\n" in capsys.readouterr().err
+    assert f"note: {copy}: the weights are of step 7; the run's status was running\n" in capsys.readouterr().err
 
 
 def test_what_is_no_run_is_refused(run, tmp_path):

@@ -120,6 +120,17 @@ def test_conv10_is_kept_for_data_whose_classes_have_no_names_which_is_said_once(
     assert capsys.readouterr().err == note
 
 
+@pytest.mark.parametrize(("ours", "theirs", "how"), [(True, False, "without"), (False, True, "with"), (True, True, "")])
+def test_a_kept_conv10_that_is_to_be_activated_otherwise_is_said_to_be(tiny, tmp_path, capsys, ours, theirs, how):
+    path = tmp_path / "w.safetensors"
+    saved(tiny(model__conv10_relu=theirs), path)
+    settings = tiny(model__init_from=str(path), model__conv10_relu=ours)
+    transfer._note.cache_clear()
+    transfer.initial_params(settings.model, settings.data)
+    note = f"note: model.conv10_relu: {ours}, but conv10 of the weights was trained {how} it\n"
+    assert (note in capsys.readouterr().err) == bool(how)
+
+
 def test_conv10_is_new_where_the_order_of_the_classes_is_not_known(tiny, tmp_path, insects):
     """Weights without names, for folders that sort in two ways."""
     for path in [*insects.glob("*/*")]:

@@ -100,8 +100,8 @@ def fetch(path: Path, wanted: Callable[[str], bool] = lambda key: True, *, exact
         tempfile.TemporaryDirectory(prefix=PARTS, dir=root.parent, ignore_cleanup_errors=True) as parts,
         concurrent.futures.ThreadPoolExecutor(AT_ONCE) as executor,
     ):
-        jobs = [executor.submit(bring, numbered) for numbered in enumerate(needed)]
         try:
+            jobs = [executor.submit(bring, numbered) for numbered in enumerate(needed)]
             for job in jobs:
                 with contextlib.suppress(FileNotFoundError):  # it was removed since it was listed
                     job.result()

@@ -27,8 +27,8 @@ from squeezenet_jax.weights.formats.infer import Wishes, assemble, hwio, infer_a
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 MAX_FIELDS = 200_000  # a SqueezeNet has some thousands; many more would only be there to cost time
-V1_TYPES = {2: "BNLL", 15: "LRN", 18: "ReLU", 23: "TanH", 25: "Eltwise", 34: "MVN", 35: "AbsVal"}
-OTHERS = ("BNLL", "LRN", "TanH", "MVN", "AbsVal", "ELU", "Swish")  # without blobs, and of no SqueezeNet of this project
+V1_TYPES = {2: "BNLL", 3: "Concat", 15: "LRN", 18: "ReLU", 23: "TanH", 25: "Eltwise", 34: "MVN", 35: "AbsVal"}
+OTHERS = ("BNLL", "LRN", "TanH", "MVN", "AbsVal", "ELU", "Swish", "PReLU")  # in place of ReLUs, or between layers
 V1_LAYER = {2: "bottom", 3: "top", 4: "name", 5: "type", 6: "blobs", 30: "relu_param"}
 LAYER = {1: "name", 2: "type", 3: "bottom", 4: "top", 7: "blobs", 123: "relu_param"}
 FIRE_LAYER = re.compile(r"fire\d+/(squeeze1x1|expand1x1|expand3x3)")
@@ -44,17 +44,18 @@ class Layer:
     inputs: list[str] = dataclasses.field(default_factory=list)
     output: str = ""
     blobs: list[memoryview] = dataclasses.field(default_factory=list)
-    is_leaky: bool = False  # a ReLU with parameters, of which there is only a slope
+    is_leaky: bool = False  # a ReLU with a slope
 
 
 def read(content: bytes, wishes: Wishes, provenance: Mapping[str, str]) -> Weights:
     """Both layer formats. Geometry and preprocessing are Caffe's; a bypass is told by the Eltwise layers.
 
-    ReLUs may be missing behind all squeeze layers, as in SqueezeNet v1.2 (DeepScale/SqueezeNet#47), and behind conv10.
+    ReLUs may be missing behind all squeeze layers, as in the variant of DeepScale/SqueezeNet#47, and behind conv10.
     A last layer with another name is conv10: fine-tuning in Caffe begins with renaming it, or its weights are copied.
     """
     budget = _Budget(MAX_FIELDS)
     layers = _layers(memoryview(content), budget)
+    _refuse_others(layers)
     tensors: dict[str, np.ndarray] = {}
     for layer in layers:
         if not layer.blobs:
@@ -87,17 +88,24 @@ def read(content: bytes, wishes: Wishes, provenance: Mapping[str, str]) -> Weigh
     return dataclasses.replace(read, arch=arch)
 
 
+def _refuse_others(layers: Sequence[Layer]) -> None:
+    for layer in layers:
+        if layer.kind in OTHERS or layer.is_leaky:
+            kind = "a ReLU with a slope" if layer.is_leaky else layer.kind
+            raise UserError(f"layer {listing([layer.name])} is {kind}, which cannot be read")
+
+
 def _activated(layers: Sequence[Layer], last: str) -> tuple[bool, bool]:
     """Whether ReLU layers follow the squeeze layers, and conv10, which is called `last`.
 
-    A file without ReLU layers, or without saying what they read, was stripped, and tells nothing. `UserError` where the
-    others are not all squeeze layers, or conv10; and for layers that compute something else.
+    A file without ReLU layers, or without saying what they read, was stripped, and tells nothing. `UserError` where
+    those without one are not all squeeze layers, or conv10.
     """
-    for layer in layers:
-        if layer.kind in OTHERS or (layer.kind == "ReLU" and layer.is_leaky):
-            kind = "a ReLU with a slope" if layer.kind == "ReLU" else layer.kind
-            raise UserError(f"layer {listing([layer.name])} is {kind}, which cannot be read")
     activated = {name for layer in layers if layer.kind == "ReLU" for name in layer.inputs}
+    # One behind both expand layers of a fire (DeepScale/SqueezeNet#35).
+    activated |= {
+        name for layer in layers if layer.kind == "Concat" and layer.output in activated for name in layer.inputs
+    }
     convolutions = {layer.output or layer.name: layer.name for layer in layers if layer.blobs}
     missing = {name for output, name in convolutions.items() if output not in activated}
     if missing == set(convolutions.values()):
@@ -161,9 +169,14 @@ def _layer(message: memoryview, budget: "_Budget", names: Mapping[int, str]) -> 
             case "blobs", memoryview():
                 layer.blobs.append(value)
             case "relu_param", memoryview():
-                # negative_slope = 1; engine = 2 changes nothing
-                layer.is_leaky = any(part == 1 and wire == FIXED32 for part, wire, _ in _fields(value, budget))
+                layer.is_leaky = _has_slope(value, budget)
     return layer
+
+
+def _has_slope(message: memoryview, budget: "_Budget") -> bool:
+    """Of a ReLUParameter: negative_slope = 1, float; its other field, engine = 2, changes nothing."""
+    slopes = [value for number, _, value in _fields(message, budget) if number == 1 and isinstance(value, memoryview)]
+    return any(any(slope) for slope in slopes)
 
 
 def _text(value: memoryview) -> str:

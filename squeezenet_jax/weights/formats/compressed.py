@@ -19,7 +19,7 @@ import numpy as np
 
 from squeezenet_jax.network.trace import Shape
 from squeezenet_jax.system.errors import UserError
-from squeezenet_jax.weights.bundle import Weights, listing, parameter_shapes
+from squeezenet_jax.weights.bundle import Weights, flatten, listing, parameter_shapes
 from squeezenet_jax.weights.formats import metadata
 from squeezenet_jax.weights.formats.infer import Wishes
 from squeezenet_jax.weights.formats.sqz.layers import MAX_VALUES, Numbers, code_layer
@@ -48,7 +48,16 @@ def write(weights: Weights) -> bytes:
     description, stream = zlib.compress(text, 9), encode(layers)
     content = HEADER.pack(MAGIC, VERSION, len(description), len(text), len(stream)) + description + stream
     _check_total(_kernels(weights.shapes()), len(content))
-    return content + struct.pack("<I", zlib.crc32(content))
+    content += struct.pack("<I", zlib.crc32(content))
+    _verify(content, layers)
+    return content
+
+
+def _verify(content: bytes, layers: Sequence[QuantizedLayer]) -> None:
+    """What is read from the file is what was put into it, to the bit: a file may be all that is left of a network."""
+    again, expected = flatten(read(content, Wishes(), {}).params), flatten(parameters(layers))
+    if any(again[name].tobytes() != x.tobytes() for name, x in expected.items()):
+        raise RuntimeError("the compressed file does not read back as what was written")
 
 
 def read(content: bytes, wishes: Wishes, provenance: Mapping[str, str]) -> Weights:

@@ -6,7 +6,7 @@ does to an image.
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,10 +30,11 @@ def read(path: Path, wishes: Wishes, provenance: Mapping[str, str]) -> Weights:
     wishes.refuse_bypass("a run")
     run = _read_run_json(path / "run.json")
     config = settings.from_config(run["settings"])
+    steps = checkpoint.steps(path / "checkpoints")  # before one is read: a running run may write another one
     step, params = _newest_params(path / "checkpoints", config)
     tensors = {name: to_float32(x) for name, x in params.items()}
     origin = {name: str(run[name]) for name in ("experiment", "preset", "git") if isinstance(run.get(name), str)}
-    origin |= _oddities(path, config, step)
+    origin |= _oddities(path, config, [x for x in steps if x > step])
     return Weights(
         config.model.architecture(),
         unflatten(tensors),
@@ -45,13 +46,13 @@ def read(path: Path, wishes: Wishes, provenance: Mapping[str, str]) -> Weights:
     )
 
 
-def _oddities(path: Path, config: settings.Settings, step: int) -> dict[str, str]:
+def _oddities(path: Path, config: settings.Settings, newer: Sequence[int]) -> dict[str, str]:
     found, status = {}, "unknown"
     with contextlib.suppress(UserError):  # a damaged file says nothing about the weights
         status = RunDirectory(path).status
     if status not in ("done", "stalled"):
         found[STATUS] = status
-    if newer := [x for x in checkpoint.steps(path / "checkpoints") if x > step]:
+    if newer:
         found[UNREADABLE] = ", ".join(map(str, newer))
     if config.model.dtype != "float32":
         found[DTYPE] = config.model.dtype
@@ -62,9 +63,9 @@ def remark(provenance: Mapping[str, str]) -> str:
     """Why weights of a run are not those that it ended with, for whoever takes them for that; else ""."""
     reasons = []
     if STATUS in provenance:
-        reasons.append(f"the run's status is {provenance[STATUS]}")
+        reasons.append(f"the run's status was {provenance[STATUS]}")
     if UNREADABLE in provenance:
-        reasons.append(f"newer checkpoints are unreadable: {provenance[UNREADABLE]}")
+        reasons.append(f"newer checkpoints were unreadable: {provenance[UNREADABLE]}")
     return f"the weights are of step {provenance.get('step', 'unknown')}; {'; '.join(reasons)}" if reasons else ""
 
 
