@@ -55,7 +55,7 @@ def log_softmax(logits_NK: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     args = parse()
-    network = weights.load(args.weights, preprocessing=args.preprocessing)
+    network = weights.load(args.weights, preprocessing=args.preprocessing).folded()
     pictures = pictures_in(args.folder, network)
     if pictures.labels is None:
         sys.exit(f"error: {args.folder} is not one of the network's class folders")

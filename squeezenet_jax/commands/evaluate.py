@@ -96,7 +96,8 @@ def _examples(args: argparse.Namespace, weights: "Weights") -> Examples:
             raise UserError(f"{args.data}: names no folder; it must be folder:DIR")
         folder = arguments.path_of(place)
         examples = of_folder(folder, weights, by_position=args.classes_by_position)
-        _note_trained_on(args.weights, "folder", str(folder.parent), layouts.SPLITS.get(folder.name, ""))
+        if not storage.is_remote(folder):  # whose neighbours would be fetched for it
+            _note_trained_on(args.weights, "folder", str(folder.parent), layouts.SPLITS.get(folder.name, ""))
         return examples
     if args.data:
         place = place or "~/tensorflow_datasets"
@@ -122,10 +123,11 @@ def _note_trained_on(origin: str, name: str, directory: str, split: str) -> None
     from squeezenet_jax.data import fingerprint
     from squeezenet_jax.weights import transfer
 
-    for place, description in transfer.lineage(arguments.path_of(origin)):
-        if description.get("settings", {}).get("data", {}).get("name") != name or not split:
-            continue
-        if seen := fingerprint.trained_on(description, name, directory, split):
+    for place, description in transfer.lineage(arguments.path_of(origin)) if split else ():
+        seen = 0
+        with contextlib.suppress(UserError):  # what lies beside a folder need not be what a run was trained on
+            seen = fingerprint.trained_on(description, name, directory, split)
+        if seen:
             who = f"{place}, with which it began," if place else "the run"
             said = "its accuracy on them says nothing about others"
             print(f"note: {who} was trained on {seen:,} of these images: {said}", file=sys.stderr)

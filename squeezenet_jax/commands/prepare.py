@@ -1,14 +1,13 @@
 """prepare SOURCE --out DIR: a folder or an archive of images to a TFDS data set, without TensorFlow."""
 
 import argparse
-import contextlib
 import shlex
 import sys
 import time
 from typing import TYPE_CHECKING
 
 from squeezenet_jax.commands import arguments
-from squeezenet_jax.system import storage
+from squeezenet_jax.system import storage, terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,8 +50,7 @@ def run(args: argparse.Namespace) -> int:
         if storage.is_remote(out):
             storage.publish(prepared.directory)
     except KeyboardInterrupt:
-        with contextlib.suppress(OSError):  # who read that may be gone
-            print("\ninterrupted; the same command continues from here", file=sys.stderr)
+        terminal.say("\ninterrupted; the same command continues from here")
         return INTERRUPTED
     if prepared.was_there:
         print(f"{storage.named(str(prepared.directory))} is there already, complete")

@@ -100,11 +100,13 @@ class Loader:
             self._idle.put(worker)
 
     def _start_worker(self) -> Worker:
+        worker = Worker(self._makers)  # which waits until the process has all of them, and others start meanwhile
         with self._lock:
             if self._closed:
+                worker.kill()
                 raise Died
-            self._started.append(Worker(self._makers))
-            return self._started[-1]
+            self._started.append(worker)
+        return worker
 
     def _note(self, unreadable: Sequence[str]) -> None:
         for name in unreadable:

@@ -29,8 +29,8 @@ from squeezenet_jax.system.errors import UserError, unknown
 
 JOBS = "jobs.json"  # in <workdir>/slurm: which job a run was submitted as last
 MAX_TIME_LIMITS = 100  # how often a run may be resumed after a time limit; preemptions are not counted
-SQUEUE_PAUSES = (0.0, 1.0, 2.0)  # seconds before each try to ask it; what is left of signal_delay is short
-SQUEUE_SECONDS = 3
+SQUEUE_SECONDS = 10  # that squeue may take, and that it is asked for before a time limit
+SQUEUE_PAUSE = 2
 STOPPED = (os.EX_TEMPFAIL, -signal.SIGTERM)  # launch.py wrote a checkpoint, or had not begun
 
 
@@ -291,28 +291,30 @@ class RunTask:
             self._child.send_signal(signal.SIGTERM)
             # One that does not make it in time is killed by the requeueing, and resumes from an older checkpoint.
             _wait_for(self._child, self.grace)
-        # In doubt, one that was sent SIGTERM was cancelled: it can be submitted again, and should not return unasked.
-        if not _undecided(in_doubt=not self._got_sigterm):
+        # Slurm ends one that was sent SIGTERM, and does with it what it has decided; after a time limit, this decides.
+        if not _undecided(math.inf if self._got_sigterm else SQUEUE_SECONDS):
             raise SystemExit(os.EX_TEMPFAIL)  # without a result
         return submitit.helpers.DelayedSubmission(dataclasses.replace(self), run)
 
 
-def _undecided(in_doubt: bool) -> bool:
+def _undecided(patience: float) -> bool:
     """Whether this task is simply running: neither cancelled nor on its way back to the queue.
 
-    Where many jobs stop at once, Slurm may be too busy to say it.
+    Where many jobs stop at once, Slurm may be too busy to say it. After so many seconds the answer is yes.
     """
     import submitit
 
     job = submitit.JobEnvironment().job_id  # "17_3"; of one task per array, $SLURM_JOB_ID is the whole array's number
     command = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
-    for pause in SQUEUE_PAUSES:
-        time.sleep(pause)
+    deadline = time.monotonic() + patience
+    while True:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             result = subprocess.run(command, capture_output=True, text=True, timeout=SQUEUE_SECONDS)
             if result.returncode == 0 or "Invalid job id" in result.stderr:
                 return result.stdout.strip() == "RUNNING"
-    return in_doubt
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(SQUEUE_PAUSE)
 
 
 def _wait_for(child: subprocess.Popen[bytes], seconds: float = math.inf) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from squeezenet_jax import settings, weights
 from squeezenet_jax.data import catalog
 from squeezenet_jax.export import model_card
-from squeezenet_jax.runs.directory import RunDirectory
+from squeezenet_jax.runs.directory import RunDirectory, fetch_runs
 from squeezenet_jax.system import atomic, storage
 from squeezenet_jax.system.errors import UserError
 from squeezenet_jax.weights.bundle import Weights, flatten
@@ -68,6 +68,7 @@ def check_out(out: Path) -> None:
 
 def read_run(path: Path, source: Weights) -> model_card.Trained:
     """What the run says of the weights of its newest checkpoint, which `source` was read from."""
+    fetch_runs(path.absolute().parent)  # of a bucket: the other seeds
     directory = RunDirectory(path)
     started = directory.read_description()
     run = settings.from_config(started["settings"])

@@ -63,6 +63,8 @@ class RunDirectory:
         atomic.remove_left_over(self.path)
         before = self.read_description()
         earlier = before.pop("earlier_starts", []) + ([before] if before else [])
+        for start in earlier:  # a thousand class names in each of a hundred starts would be megabytes
+            (start.get("dataset") or {}).pop("class_names", None)
         write_json(self.path / "run.json", {**description, **provenance(), "earlier_starts": earlier})
 
     @contextlib.contextmanager

@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 from squeezenet_jax.system import storage, terminal
 from squeezenet_jax.system.errors import TryAgain, UserError
 
-WRONG_INPUT, TEMPORARY, INTERRUPTED = 2, 75, 130  # exit codes; the last as a shell has it for Ctrl-C
+WRONG_INPUT, TEMPORARY = 2, 75  # exit codes
+INTERRUPTED, NO_READER = 130, 141  # as a shell has them for Ctrl-C and SIGPIPE
 RETRY_SECONDS = 0.05  # until a Ctrl-C that came at a wrong moment is tried again
 IMPORT_SECONDS = 3  # that a Ctrl-C waits for modules to be imported, after which it ends the program as it is
 # What jax says, as it is imported, of a JAX_... variable whose value it does not know.
@@ -128,11 +129,13 @@ def exit_code(main: Callable[[], int]) -> int:
             storage.drain()
             sys.stdout.flush()
         except BrokenPipeError:
-            terminal.discard(sys.stdout)
-            return 0  # the reader has what it wanted
+            if terminal.reader_left(sys.stdout):  # it has what it wanted
+                terminal.discard(sys.stdout)
+                return 0
+            terminal.discard(sys.stderr)
+            return NO_READER
         except KeyboardInterrupt:
-            with contextlib.suppress(OSError):  # who read that may be gone
-                print("interrupted", file=sys.stderr)
+            terminal.say("interrupted")
             return INTERRUPTED
         except UserError as error:
             return _refused(str(error))
@@ -148,7 +151,7 @@ def exit_code(main: Callable[[], int]) -> int:
 
 
 def _refused(reason: str, code: int = WRONG_INPUT) -> int:
-    print(f"error: {storage.named(reason)}", file=sys.stderr)
+    terminal.say(f"error: {storage.named(reason)}")
     return code
 
 
@@ -163,7 +166,8 @@ class StopRequest:
         self._requested = False
 
     def listen(self) -> None:
-        self._requested = self._requested or _waiting_ctrl_c()
+        if _waiting_ctrl_c():
+            self._requested = True
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._signalled)
@@ -177,7 +181,8 @@ class StopRequest:
             signal.signal(number, signal.SIG_DFL)
 
     def requested(self) -> bool:
-        self._requested = self._requested or terminal.reader_left(sys.stdout)
+        if terminal.reader_left(sys.stdout):
+            self._requested = True  # and never False again: a signal may come between a look at it and that
         return self._requested
 
 

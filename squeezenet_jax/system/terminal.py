@@ -73,6 +73,14 @@ def reader_left(stream: IO[str]) -> bool:
         return False
 
 
+def say(text: str) -> None:
+    """The last words, on stderr; nothing where nobody reads it any more."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        discard(sys.stderr)
+
+
 def discard(stream: IO[str]) -> None:
     """Sends what is, or will be, written to a stream with a closed reader nowhere; Python flushes it at its exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -35,6 +35,7 @@ from squeezenet_jax.training.run import (
 )
 from squeezenet_jax.training.steps import LSUV_IMAGES, Steps, init_state
 from squeezenet_jax.weights import transfer
+from squeezenet_jax.weights.formats.compressed import MAX_TOTAL
 from squeezenet_jax.weights.formats.sqz.contexts import MAX_WEIGHTS
 
 
@@ -72,11 +73,15 @@ def check(settings: Settings) -> None:
             allowed = f"none with model.freeze {settings.model.freeze}, for it changes weights that are frozen"
             require(f"compress.{name}", value := getattr(settings.compress, name), value == "none", allowed)
     if settings.compress.share != "none":
-        for layer in settings.trace():
-            if (size := layer.params - layer.shape[-1]) > MAX_WEIGHTS:
+        weights = {layer.name: layer.params - layer.shape[-1] for layer in settings.trace() if layer.params}
+        for what, size, most in (
+            *((name, size, MAX_WEIGHTS) for name, size in weights.items()),
+            ("the network", sum(weights.values()), MAX_TOTAL),
+        ):
+            if size > most:
                 raise UserError(
-                    f"compress.share: {settings.compress.share} is not allowed; {layer.name} has {size:,} weights, and "
-                    f"a compressed file holds layers of at most {MAX_WEIGHTS:,}"
+                    f"compress.share: {settings.compress.share} is not allowed; {what} has {size:,} weights, and of a "
+                    f"{'layer' if what in weights else 'network'} a compressed file holds at most {most:,}"
                 )
     if settings.model.weights:
         transfer.initial_params(settings.model, settings.data)

@@ -37,6 +37,11 @@ def initial_params(model: ModelSettings, data: DataSettings) -> dict[str, Any]:
         ours, theirs = getattr(model, field), getattr(given.arch, field)
         if ours != theirs:
             raise UserError(f"model.{field}: {ours} is not that of the weights in model.init_from, which is {theirs}")
+    if any(spec.bypass == "conv" for _, spec in given.arch.fires()) and model.bypass_relu != given.arch.bypass_relu:
+        theirs = given.arch.bypass_relu
+        raise UserError(
+            f"model.bypass_relu: {model.bypass_relu} is not that of the weights in model.init_from, which is {theirs}"
+        )
     _check_normalization(given.preprocessing, data)
     params = {name: dict(module) for name, module in given.params.items()}
     order = _classes(given, data)
@@ -76,7 +81,7 @@ def check_unseen(model: ModelSettings, data: DataSettings) -> None:
 def lineage(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """("", run.json) of a run, then (place, run.json) of the one that it began with, and so on.
 
-    As far as they are where they were, and still are those: a run that was deleted, or trained again, ends it.
+    As far as they are there. One that was trained again since, at the same place, is taken for the first one.
     """
     if not run.is_dir():
         return
@@ -85,16 +90,13 @@ def lineage(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield place, description
         began = description.get("settings", {}).get("model", {})
         place = str(began.get("init_from") or "") if began.get("start") != "scratch" else ""
-        path = storage.expand(place)
-        if not place or not path.is_dir() or path.resolve() in met:
-            return
-        met.add(path.resolve())
-        expected = (description.get("inputs") or {}).get("weights")
         try:
-            if expected is not None and _digest(weights.load(path)) != expected:
+            path = storage.expand(place)
+            if not place or not path.is_dir() or path.resolve() in met:
                 return
+            met.add(path.resolve())
             description = RunDirectory(path).read_description()
-        except UserError:  # damaged meanwhile
+        except (UserError, OSError):  # it lay in a bucket, is somebody else's, or damaged
             return
 
 
@@ -115,10 +117,7 @@ def load(model: ModelSettings) -> weights.Weights:
 
 def digest(model: ModelSettings) -> str:
     """Of the parameters and class names in `model.init_from`: equal for equal ones, wherever they lie."""
-    return _digest(load(model))
-
-
-def _digest(given: weights.Weights) -> str:
+    given = load(model)
     sha256 = hashlib.sha256(repr(given.labels).encode())
     for name, tensor in sorted(bundle.flatten(given.params).items()):
         sha256.update(f"{name} {tensor.shape}".encode())

@@ -6,23 +6,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from rich.console import Console
-from tiny_settings import TINY
+from trained_run import trained
 
-from experiments import base, bypass
 from squeezenet_jax.__main__ import main
-from squeezenet_jax.experiment import planning, sweep
-from squeezenet_jax.experiment.progress import Progress
-from squeezenet_jax.system import nested
-
-
-def trained(workdir, **changes):
-    """A run's directory and its final evaluation."""
-    flat = planning.flatten(base.get_config("digits").to_dict()) | TINY | changes
-    plan = planning.plan(bypass, "digits", nested.unflatten(flat, "."), []).only("bypass=simple,seed=0")
-    assert sweep.run(plan, workdir, Progress(Console(quiet=True)), lambda: False)[0] in ("done", "stalled")
-    run = workdir / plan.runs[0].name
-    return run, [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -97,7 +98,7 @@ def test_wrong_input_is_one_line_and_submits_nothing(args, parts, tmp_path, fake
         (["echo RUNNING"], True),
         (["echo CANCELLED"], False),
         (["echo busy >&2; exit 1", "echo CANCELLED"], False),
-        (["echo busy >&2; exit 1"] * 3, "in doubt"),
+        (["echo busy >&2; exit 1"] * 9, "in doubt"),
         (["echo slurm_load_jobs error: Invalid job id specified >&2; exit 1"], False),
     ],
 )
@@ -109,11 +110,11 @@ def test_a_squeue_that_fails_says_nothing_about_a_task(answers, expected, tmp_pa
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("_TEST_CLUSTER_", "slurm")  # submitit's own, in place of what it finds
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    monkeypatch.setattr(slurm, "SQUEUE_PAUSES", (0.0, 0.0, 0.0))
-    for in_doubt in (False, True):
-        for number, answer in enumerate(answers):
+    monkeypatch.setattr(slurm, "SQUEUE_PAUSE", 0.2)
+    for patience in (0.5, math.inf):
+        for number, answer in enumerate([*answers, "echo CANCELLED"]):
             (tmp_path / f"{number}.sh").write_text(f"rm $0\n{answer}\n")
-        assert slurm._undecided(in_doubt) == (in_doubt if expected == "in doubt" else expected)
+        assert slurm._undecided(patience) == (patience < 1 if expected == "in doubt" else expected)
 
 
 def test_tasks_run_the_launch_py_that_submitted_them_wherever_the_package_is_installed(tmp_path):

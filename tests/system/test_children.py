@@ -1,5 +1,6 @@
 """Processes of this program's own, and how urgent they are."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -25,7 +26,11 @@ def wait(pipe):
 
 def started():
     """The numbers of all processes that this one has started."""
-    return {int(number) for path in Path("/proc/self/task").glob("*/children") for number in path.read_text().split()}
+    found = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # of a thread that has just ended
+            found |= set(map(int, path.read_text().split()))
+    return found
 
 
 @pytest.mark.timeout(60)
@@ -38,7 +43,7 @@ def test_a_process_that_dies_as_it_starts_is_not_waited_for_however_much_it_was_
 
     resource_tracker.ensure_running()  # which would be the first one
     before = started()
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     pipe, process = children.start(wait, bytes(10_000_000))
     killer.join()

@@ -13,6 +13,7 @@ from squeezenet_jax.system import ending
 from squeezenet_jax.system.errors import UserError
 
 ROOT = Path(__file__).parents[2]
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 
 def raising(error):
@@ -112,7 +113,7 @@ def run_main(moment, tmp_path, before=""):
         "    return 0\n"
         "sys.exit(ending.exit_code(main))"
     )
-    command, environment = [sys.executable, "-c", program], os.environ | {"PYTHONPATH": str(tmp_path)}
+    command, environment = [sys.executable, "-c", program], BUFFERED | {"PYTHONPATH": str(tmp_path)}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30)
 
 
@@ -197,8 +198,14 @@ def test_ctrl_c_has_its_code_also_where_nobody_reads_what_is_said(moment, tmp_pa
 
 @LINUX
 def test_a_second_ctrl_c_ends_a_command_too_that_is_in_c():
-    program = STOPPING.replace("stop.listen()", "").replace('"in Python"', '"nowhere"')
+    program = STOPPING.replace("stop.listen()", "")
     assert subprocess.run([sys.executable, "-c", program, "in C", "2"], cwd=ROOT, timeout=30).returncode == 130
+
+
+def test_a_signal_that_comes_while_the_wish_is_asked_for_is_not_lost(monkeypatch):
+    stop = ending.StopRequest()
+    monkeypatch.setattr(ending.terminal, "reader_left", lambda stream: stop.request())  # as its handler does
+    assert stop.requested() and stop.requested()
 
 
 def test_a_ctrl_c_that_waits_for_an_import_is_not_lost_where_signals_become_a_wish(tmp_path):
@@ -218,8 +225,31 @@ def test_a_ctrl_c_that_waits_for_an_import_is_not_lost_where_signals_become_a_wi
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
 def test_a_process_leaves_though_its_output_is_full():
     program = "import sys\nfrom squeezenet_jax.system import ending\nprint('x')\nending.exit_at_once(7)\n"
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-c", program]
-        result = subprocess.run(command, cwd=ROOT, env=environment, stdout=full, stderr=subprocess.PIPE)
+        result = subprocess.run(command, cwd=ROOT, env=BUFFERED, stdout=full, stderr=subprocess.PIPE)
     assert (result.returncode, result.stderr) == (7, b"")
+
+
+@pytest.mark.parametrize(
+    ("main", "code"),
+    [
+        ("raise UserError('seed: wrong')", 2),
+        ("raise TryAgain('gs://b: cannot be reached')", 75),
+        ("print('note: x', file=sys.stderr, flush=True)", 141),
+    ],
+)
+def test_who_left_off_reading_stderr_changes_no_code_and_is_not_the_one_who_reads_stdout(main, code):
+    program = (
+        "import sys\nfrom squeezenet_jax.system import ending\n"
+        "from squeezenet_jax.system.errors import TryAgain, UserError\n"
+        f"def main():\n    {main}\n    return 0\nsys.exit(ending.exit_code(main))\n"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        command = [sys.executable, "-c", program]
+        result = subprocess.run(command, cwd=ROOT, env=BUFFERED, stdout=subprocess.PIPE, stderr=writer, timeout=30)
+    finally:
+        os.close(writer)
+    assert (result.returncode, result.stdout) == (code, b"")

@@ -232,6 +232,18 @@ def test_a_checkpoint_of_another_network_is_refused(run):
         weights.load(run[0])
 
 
+def test_a_run_that_was_resumed_a_hundred_times_can_be_read(run):
+    path, settings, _ = run
+    names = [f"n{number:08}" for number in range(10)]
+    described = {"settings": dataclasses.asdict(settings), "dataset": {"class_names": names * 100}}
+    for _ in range(100):
+        RunDirectory(path).begin(described)
+    assert (path / "run.json").stat().st_size < 1_000_000
+    starts = json.loads((path / "run.json").read_text())["earlier_starts"]
+    assert len(starts) == 100 and not any("class_names" in start.get("dataset", {}) for start in starts)
+    assert weights.load(path).provenance["step"] == "7"
+
+
 def test_too_large_a_description_is_not_read(run):
     description = run[0] / "run.json"
     description.write_text(description.read_text() + " " * run_directory.MAX_RUN_JSON)

@@ -210,6 +210,14 @@ def test_the_same_kernels_at_other_places_are_refused(tiny, part, changes):
         transfer._check_geometry(theirs, ours, "same")
 
 
+def test_another_activation_of_the_bypass_is_refused(tiny, tmp_path):
+    path = tmp_path / "w.safetensors"
+    saved(tiny(model__bypass="complex"), path)
+    settings = tiny(model__bypass="complex", model__bypass_relu=False, model__init_from=str(path))
+    with pytest.raises(UserError, match=r"model\.bypass_relu: False is not that .*, which is True$"):
+        transfer.initial_params(settings.model, settings.data)
+
+
 def test_a_run_that_was_trained_on_what_is_held_out_now_is_no_start(tiny, tmp_path, monkeypatch):
     """Its accuracy would be one on training images."""
     before = tiny(data__train_split="train[:1000]", data__eval_split="train[1000:]")

@@ -40,7 +40,11 @@ def looks_like(content: bytes) -> bool:
 
 
 def write(weights: Weights) -> bytes:
-    """The file's content. `UserError` where a layer has too many weights, or too many different ones."""
+    """The file's content, with batch normalisation folded into the convolutions.
+
+    `UserError` where a layer has too many weights, or too many different ones.
+    """
+    weights = weights.folded()
     layers = from_weights(weights, MAX_VALUES)
     text = text_of(weights)
     if len(text) > MAX_TEXT:
@@ -55,7 +59,11 @@ def write(weights: Weights) -> bytes:
 
 def _verify(content: bytes, layers: Sequence[QuantizedLayer]) -> None:
     """What is read from the file is what was put into it, to the bit: a file may be all that is left of a network."""
-    again, expected = flatten(read(content, Wishes(), {}).params), flatten(parameters(layers))
+    expected = flatten(parameters(layers))
+    try:
+        again = flatten(read(content, Wishes(), {}).params)
+    except UserError as error:
+        raise RuntimeError(f"the compressed file does not read back ({error})") from None
     if any(again[name].tobytes() != x.tobytes() for name, x in expected.items()):
         raise RuntimeError("the compressed file does not read back as what was written")
 

@@ -20,7 +20,7 @@ from squeezenet_jax.weights.bundle import Preprocessing, Weights, parameter_shap
 from squeezenet_jax.weights.formats.infer import Wishes, to_float32
 from squeezenet_jax.weights.formats.metadata import parse_json
 
-MAX_RUN_JSON = 1 << 20
+MAX_RUN_JSON = 1 << 26  # earlier versions wrote all class names again at each start
 # In the provenance, where they are out of the ordinary: what became of the run, the steps of newer checkpoints that are
 # unreadable, and what it computed in.
 STATUS, UNREADABLE, DTYPE = "status", "unreadable steps", "dtype"
@@ -127,4 +127,4 @@ def _newest_params(path: Path, config: settings.Settings) -> tuple[int, dict[str
     )
     if {name: x.shape for name, x in params.items()} != shapes:
         raise UserError("its newest checkpoint does not fit the settings in run.json")
-    return step, params
+    return step, {name: params[name] for name in shapes}  # in the network's order; the file has none
