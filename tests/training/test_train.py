@@ -380,9 +380,7 @@ def test_all_batch_sizes_that_the_devices_cannot_share_are_named_at_once(tiny, t
 
 def test_layers_too_large_for_a_compressed_file_are_found_before_training(tiny):
     """It is written when training ends."""
-    message = (
-        r"compress\.share: kmeans is not allowed; fire8/expand3x3 has 7,225,344 weights, and of a layer a"
-    )
+    message = r"compress\.share: kmeans is not allowed; fire8/expand3x3 has 7,225,344 weights, and of a layer a"
     with pytest.raises(UserError, match=message):
         train.check(tiny(model__width=7.0, compress__share="kmeans"))
     message = r"kmeans is not allowed; the network has 1\d,\d{3},\d{3} weights, and of a network a .* 16,777,216$"
