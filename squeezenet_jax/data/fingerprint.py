@@ -43,9 +43,11 @@ def surely_differ(name: str, before: str, now: str) -> bool:
 def trained_on(description: Mapping[str, Any], name: str, directory: str, split: str) -> int:
     """How many images of this split a run was trained on, as far as its run.json says and they are the same images."""
     data, before = description.get("settings", {}).get("data", {}), (description.get("inputs") or {}).get("data", {})
-    if data.get("name") != name or split.partition("[")[0] not in before:
+    if data.get("name") != name or not before:
         return 0
     ours = catalog.parse_split("data.eval_split", split, name, catalog.info(name, directory))
+    if ours.name not in before:
+        return 0
     if surely_differ(name, before[ours.name], of_split(name, directory, ours.name)):
         return 0
     dataset = catalog.DatasetInfo.recorded(description["dataset"])

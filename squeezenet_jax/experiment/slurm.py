@@ -29,7 +29,8 @@ from squeezenet_jax.system.errors import UserError, unknown
 
 JOBS = "jobs.json"  # in <workdir>/slurm: which job a run was submitted as last
 MAX_TIME_LIMITS = 100  # how often a run may be resumed after a time limit; preemptions are not counted
-SQUEUE_SECONDS = 10  # that squeue may take, and that it is asked for before a time limit
+SQUEUE_SECONDS = 10  # for which squeue is asked before a time limit
+SIGTERM_SECONDS = 300  # the same after a SIGTERM; longer than Slurm lets a task live after its own
 SQUEUE_PAUSE = 2
 STOPPED = (os.EX_TEMPFAIL, -signal.SIGTERM)  # launch.py wrote a checkpoint, or had not begun
 
@@ -292,7 +293,7 @@ class RunTask:
             # One that does not make it in time is killed by the requeueing, and resumes from an older checkpoint.
             _wait_for(self._child, self.grace)
         # Slurm ends one that was sent SIGTERM, and does with it what it has decided; after a time limit, this decides.
-        if not _undecided(math.inf if self._got_sigterm else SQUEUE_SECONDS):
+        if not _undecided(SIGTERM_SECONDS if self._got_sigterm else SQUEUE_SECONDS):
             raise SystemExit(os.EX_TEMPFAIL)  # without a result
         return submitit.helpers.DelayedSubmission(dataclasses.replace(self), run)
 
@@ -308,8 +309,9 @@ def _undecided(patience: float) -> bool:
     command = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
     deadline = time.monotonic() + patience
     while True:
+        timeout = min(SQUEUE_SECONDS, max(1.0, deadline - time.monotonic()))
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            result = subprocess.run(command, capture_output=True, text=True, timeout=SQUEUE_SECONDS)
+            result = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
             if result.returncode == 0 or "Invalid job id" in result.stderr:
                 return result.stdout.strip() == "RUNNING"
         if time.monotonic() > deadline:

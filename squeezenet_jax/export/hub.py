@@ -7,6 +7,7 @@ README.md          the model card: `model_card.py`
 Standard library and NumPy but for reading a run, so no package of the hub is needed. Read next: `model_card.py`.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -20,13 +21,14 @@ import numpy as np
 from squeezenet_jax import settings, weights
 from squeezenet_jax.data import catalog
 from squeezenet_jax.export import model_card
-from squeezenet_jax.runs.directory import RunDirectory, fetch_runs
+from squeezenet_jax.runs.directory import RunDirectory
 from squeezenet_jax.system import atomic, storage
-from squeezenet_jax.system.errors import UserError
+from squeezenet_jax.system.errors import TryAgain, UserError
 from squeezenet_jax.weights.bundle import Weights, flatten
 from squeezenet_jax.weights.formats import metadata, run_directory, safetensors_file
 
 FILE = "model.safetensors"
+OF_SEEDS = ("run.json", "metrics.jsonl", "status.json")  # what the card needs of the runs beside its own
 
 
 def export_hub(path: str | os.PathLike[str], source: Weights, run: str | os.PathLike[str] | None = None) -> Path:
@@ -68,7 +70,8 @@ def check_out(out: Path) -> None:
 
 def read_run(path: Path, source: Weights) -> model_card.Trained:
     """What the run says of the weights of its newest checkpoint, which `source` was read from."""
-    fetch_runs(path.absolute().parent)  # of a bucket: the other seeds
+    with contextlib.suppress(UserError, TryAgain):  # of a bucket: the other seeds, as far as they can be had
+        storage.fetch(path.absolute().parent, lambda key: key.rpartition("/")[2] in OF_SEEDS, exact=False)
     directory = RunDirectory(path)
     started = directory.read_description()
     run = settings.from_config(started["settings"])

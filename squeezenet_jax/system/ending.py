@@ -128,12 +128,11 @@ def exit_code(main: Callable[[], int]) -> int:
             code = main()
             storage.drain()
             sys.stdout.flush()
-        except BrokenPipeError:
-            if terminal.reader_left(sys.stdout):  # it has what it wanted
-                terminal.discard(sys.stdout)
+        except BrokenPipeError as error:
+            unread = terminal.discard_unread()
+            if sys.stdout in unread:  # its reader has what it wanted
                 return 0
-            terminal.discard(sys.stderr)
-            return NO_READER
+            return NO_READER if unread else _refused(f"{error.filename or 'input or output'}: {error.strerror}")
         except KeyboardInterrupt:
             terminal.say("interrupted")
             return INTERRUPTED

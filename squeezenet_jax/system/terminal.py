@@ -1,6 +1,7 @@
 """Output that survives where it goes: a pipe that closes, an encoding without ±, a name that is no text."""
 
 import codecs
+import contextlib
 import os
 import select
 import sys
@@ -75,10 +76,17 @@ def reader_left(stream: IO[str]) -> bool:
 
 def say(text: str) -> None:
     """The last words, on stderr; nothing where nobody reads it any more."""
-    try:
+    with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
-    except OSError:
-        discard(sys.stderr)
+    discard_unread()
+
+
+def discard_unread() -> list[IO[str]]:
+    """Those of stdout and stderr whose reader left; Python's exit would fail in flushing them."""
+    unread = [stream for stream in (sys.stdout, sys.stderr) if reader_left(stream)]
+    for stream in unread:
+        discard(stream)
+    return unread
 
 
 def discard(stream: IO[str]) -> None:

@@ -1,5 +1,6 @@
 """`evaluate` on what a run was evaluated on: the same answer as training's own evaluation."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from PIL import Image
 from trained_run import trained
 
 from squeezenet_jax.__main__ import main
+from squeezenet_jax.data import catalog, fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,19 @@ def test_folders_and_runs_that_it_began_with_count_too(tmp_path, capsys):
         assert capsys.readouterr().err == "".join(f"note: {who} was trained on {n} {said}\n" for who, n in expected)
         assert main(["evaluate", str(run), f"folder:{folder / 'test'}"]) == 0
         assert capsys.readouterr().err == ""
+
+
+def test_a_split_counts_under_each_of_its_names(tmp_path):
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("L", (9, 9)).save(tmp_path / split / name / "0.png")
+    place = str(tmp_path)
+    inputs = {"data": {"validation": fingerprint.of_split("folder", place, "validation")}}
+    run = {"settings": {"data": {"name": "folder", "train_split": "val"}}, "inputs": inputs}
+    run["dataset"] = dataclasses.asdict(catalog.info("folder", place))
+    for split, seen in (("val", 2), ("validation", 2), ("valid[:1]", 1), ("train", 0)):
+        assert fingerprint.trained_on(run, "folder", place, split) == seen
 
 
 def test_a_run_in_bfloat16_is_said_to_have_been_one(on_digits, tmp_path, capsys):

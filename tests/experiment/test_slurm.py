@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import subprocess
 import sys
+import time
 import types
 
 import pytest
@@ -111,10 +111,25 @@ def test_a_squeue_that_fails_says_nothing_about_a_task(answers, expected, tmp_pa
     monkeypatch.setenv("_TEST_CLUSTER_", "slurm")  # submitit's own, in place of what it finds
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setattr(slurm, "SQUEUE_PAUSE", 0.2)
-    for patience in (0.5, math.inf):
+    for patience in (0.5, 60) if expected == "in doubt" else (60,):
         for number, answer in enumerate([*answers, "echo CANCELLED"]):
             (tmp_path / f"{number}.sh").write_text(f"rm $0\n{answer}\n")
         assert slurm._undecided(patience) == (patience < 1 if expected == "in doubt" else expected)
+
+
+def test_a_squeue_that_hangs_or_is_not_there_is_not_waited_for(tmp_path, monkeypatch):
+    pytest.importorskip("submitit", reason="pip install -r requirements-slurm.txt")
+    program = tmp_path / "squeue"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("_TEST_CLUSTER_", "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setattr(slurm, "SQUEUE_PAUSE", 0.1)
+    for path in (f"{tmp_path}:{os.environ['PATH']}", str(tmp_path / "nothing")):
+        monkeypatch.setenv("PATH", path)
+        began = time.monotonic()
+        assert slurm._undecided(0.2)
+        assert time.monotonic() - began < 20
 
 
 def test_tasks_run_the_launch_py_that_submitted_them_wherever_the_package_is_installed(tmp_path):
