@@ -56,6 +56,7 @@ class Examples(NamedTuple):
     read: "Callable[[int], tuple[np.ndarray, int]]"
     matched: "Matched"
     ignored: Sequence[str] = ()  # files that are no images by their place, with reasons
+    split: str = ""  # of a dataset
 
 
 def run(args: argparse.Namespace) -> int:
@@ -102,7 +103,7 @@ def _examples(args: argparse.Namespace, weights: "Weights") -> Examples:
     if args.data:
         place = place or "~/tensorflow_datasets"
         examples = of_dataset(kind, place, args.split or "", weights, by_position=args.classes_by_position)
-        _note_trained_on(args.weights, kind, place, args.split or _held_out(kind, place))
+        _note_trained_on(args.weights, kind, place, examples.split)
         return examples
     from squeezenet_jax.runs.directory import RunDirectory
 
@@ -114,7 +115,7 @@ def _examples(args: argparse.Namespace, weights: "Weights") -> Examples:
     name, directory, split = str(data["name"]), str(data["dir"]), args.split or str(data["eval_split"])
     examples = of_dataset(name, directory, split, weights, by_position=args.classes_by_position)
     _compare((description.get("inputs") or {}).get("data") or {}, name, directory, split)
-    _note_trained_on(args.weights, name, directory, split)
+    _note_trained_on(args.weights, name, directory, examples.split)
     return examples
 
 
@@ -131,13 +132,6 @@ def _note_trained_on(origin: str, name: str, directory: str, split: str) -> None
             who = f"{place}, with which it began," if place else "the run"
             said = "its accuracy on them says nothing about others"
             print(f"note: {who} was trained on {seen:,} of these images: {said}", file=sys.stderr)
-
-
-def _held_out(name: str, directory: str) -> str:
-    from squeezenet_jax.data import catalog
-
-    wanted = {"data.name": name, "data.dir": directory, "data.num_classes": 0, "data.eval_split": ""}
-    return str(catalog.resolve(wanted)["data.eval_split"])
 
 
 def _compare(recorded: Mapping[str, str], name: str, directory: str, split: str) -> None:
@@ -234,7 +228,7 @@ def of_dataset(name: str, directory: str, split: str, weights: "Weights", *, by_
                 raise UserError(f"{records.name(number)}: {content}")
             return decode_image(content, records.name(number), weights.preprocessing), matched.numbers[label]
 
-    return Examples(len(source), read, matched)
+    return Examples(len(source), read, matched, split=data.eval_split)
 
 
 def evaluate(

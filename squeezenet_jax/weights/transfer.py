@@ -33,15 +33,13 @@ def initial_params(model: ModelSettings, data: DataSettings) -> dict[str, Any]:
     if given.channels != data.channels:
         raise UserError(f"data.channels: {data.channels} does not match model.init_from, which takes {given.channels}")
     _check_geometry(given.arch, model.architecture(), model.geometry)
-    for field in ("norm", "activation", "squeeze_activation"):
+    fields = ["norm", "activation", "squeeze_activation"]
+    if any(spec.bypass == "conv" for _, spec in given.arch.fires()):
+        fields.append("bypass_relu")
+    for field in fields:
         ours, theirs = getattr(model, field), getattr(given.arch, field)
         if ours != theirs:
             raise UserError(f"model.{field}: {ours} is not that of the weights in model.init_from, which is {theirs}")
-    if any(spec.bypass == "conv" for _, spec in given.arch.fires()) and model.bypass_relu != given.arch.bypass_relu:
-        theirs = given.arch.bypass_relu
-        raise UserError(
-            f"model.bypass_relu: {model.bypass_relu} is not that of the weights in model.init_from, which is {theirs}"
-        )
     _check_normalization(given.preprocessing, data)
     params = {name: dict(module) for name, module in given.params.items()}
     order = _classes(given, data)
